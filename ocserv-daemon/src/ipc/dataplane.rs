@@ -1,0 +1,111 @@
+//! Messages between the supervisor and the dataplane.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ocserv_proto::dtls::ChannelKeys;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{GateId, Slot};
+
+/// Supervisor → dataplane.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToDataplane {
+    /// First message. Descriptors: the memfd of the shared session array, then per thread: its tun
+    /// queue, then its UDP sockets.
+    Setup {
+        /// Number of threads.
+        threads: u32,
+        /// UDP sockets per thread (one per listening address).
+        udp_per_thread: u32,
+        /// Number of slots in the shared array.
+        slots: u32,
+        /// `try-mtu-discovery`.
+        try_mtu_discovery: bool,
+        /// Largest `-d`/`log-level` wanted.
+        log_level: u8,
+    },
+    /// A gate was started. One descriptor: its packet link.
+    GateAdded {
+        /// Which one.
+        gate: GateId,
+    },
+    /// A gate is gone.
+    GateRemoved {
+        /// Which one.
+        gate: GateId,
+    },
+    /// A session is open. Sent before the gate hears of it; sent again for every session after a
+    /// restart of the dataplane.
+    SessionAdded(Box<SessionParams>),
+    /// Use these keys. Answered by [`FromDataplane::KeysInstalled`].
+    KeysAdded {
+        /// The session.
+        slot: Slot,
+        /// Which of the session's two channel records holds sequence counter and replay window.
+        /// Alternates, so that the old channel works until the new one is used.
+        channel: u8,
+        /// Key block.
+        keys: Box<ChannelKeys>,
+        /// Client's UDP address.
+        peer: SocketAddr,
+        /// Local UDP address.
+        local: SocketAddr,
+    },
+    /// A session is closed: forget it.
+    SessionRemoved {
+        /// Which one.
+        slot: Slot,
+    },
+    /// Exit.
+    Stop,
+}
+
+/// Dataplane → supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromDataplane {
+    /// Sandboxed and running.
+    Ready,
+    /// Answer to [`ToDataplane::KeysAdded`].
+    KeysInstalled {
+        /// The session.
+        slot: Slot,
+    },
+    /// The DTLS channel of a session moved to another client address (NAT, roaming).
+    PeerMoved {
+        /// The session.
+        slot: Slot,
+        /// Its new address.
+        peer: SocketAddr,
+        /// Local address that the client now sends to.
+        local: SocketAddr,
+    },
+}
+
+/// A session as the dataplane sees it. Times are whole seconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionParams {
+    /// Index in the shared array.
+    pub slot: Slot,
+    /// The gate that holds its TLS connection.
+    pub gate: GateId,
+    /// IPv4 lease.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6 lease and the prefix that belongs to the client.
+    pub ipv6: Option<(Ipv6Addr, u8)>,
+    /// Networks behind the client: valid inner sources, and routed to it.
+    pub iroutes: Vec<(std::net::IpAddr, u8)>,
+    /// `X-DTLS-App-ID`; a ClientHello that carries it belongs to this session. `None`: no DTLS.
+    pub app_id: Option<[u8; 32]>,
+    /// Inner MTU.
+    pub mtu: u16,
+    /// DPD interval, 0 = off.
+    pub dpd: u32,
+    /// `switch-to-tcp-timeout`, 0 = off.
+    pub switch_to_tcp: u32,
+    /// Client → server limit, bytes per second; 0 = none.
+    pub rx_limit: u64,
+    /// Server → client limit, bytes per second; 0 = none.
+    pub tx_limit: u64,
+    /// `net-priority` as an IP TOS byte, if set so.
+    pub tos: Option<u8>,
+}
