@@ -1,3 +1,6 @@
 //! The gateway: one binary that executes itself by role (supervisor, secmod, gate, dataplane).
 
+pub mod cli;
 pub mod ipc;
+pub mod logging;
+pub mod role;

@@ -1,5 +1,6 @@
 //! How the processes talk: SEQPACKET sockets, postcard-encoded enums, descriptors beside them.
 
+pub mod channel;
 pub mod dataplane;
 pub mod gate;
 pub mod ids;

@@ -1,0 +1,225 @@
+//! Logs: tracing events to stderr, syslog or journald, in the line forms of behaviour.md §15.
+//!
+//! An event may carry two fields that become part of the prefix, `user` and `remote`:
+//! `main[alice]:192.0.2.7:5501 new user session`. Other fields follow the text as `name=value`.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
+
+use serde::{Deserialize, Serialize};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Where the lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// Standard error, each line begins with `ocserv[PID]: `.
+    Stderr,
+    /// `/dev/log`, with a facility number (RFC 5424 §6.2.1).
+    Syslog(u8),
+    /// The journal's native socket.
+    Journald,
+}
+
+/// How a process logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Where to.
+    pub targets: Vec<Target>,
+    /// `-d` or `log-level`, 0 to 9.
+    pub level: u8,
+}
+
+/// The largest tracing level that `-d` asks for (behaviour.md §15: 2 is info, 3 debug, from 4 on
+/// headers and packets).
+fn max_level(level: u8) -> Level {
+    match level {
+        0 => Level::ERROR,
+        1 => Level::WARN,
+        2 => Level::INFO,
+        3 => Level::DEBUG,
+        _ => Level::TRACE,
+    }
+}
+
+/// Number of a `syslog-facility` name, `None` for an unknown one.
+pub fn facility(name: &str) -> Option<u8> {
+    let number = match name {
+        "user" => 1,
+        "daemon" => 3,
+        "auth" => 4,
+        "authpriv" => 10,
+        _ => 16 + name.strip_prefix("local")?.parse::<u8>().ok().filter(|n| *n < 8)?,
+    };
+    Some(number)
+}
+
+/// Syslog as this system has it: the journal where it runs, `/dev/log` elsewhere.
+pub fn system_log(facility: u8) -> Target {
+    if std::path::Path::new("/run/systemd/journal/socket").exists() {
+        Target::Journald
+    } else {
+        Target::Syslog(facility)
+    }
+}
+
+/// Installs the subscriber of this process. `who` is the prefix: `main`, `sec-mod`, `worker`.
+/// Sockets are opened here, before the process gives up its rights.
+pub fn install(who: &'static str, settings: &Settings) {
+    let own = LevelFilter::from_level(max_level(settings.level));
+    // Libraries speak from level 9 on ("TLS library").
+    let others = if settings.level >= 9 { LevelFilter::TRACE } else { LevelFilter::ERROR };
+    let filter = || {
+        Targets::new()
+            .with_default(others)
+            .with_target("ocserv_daemon", own)
+            .with_target("ocserv_proto", own)
+            .with_target("ocserv_sys", own)
+    };
+    let mut layers: Vec<Box<dyn Layer<_> + Send + Sync>> = Vec::new();
+    for target in &settings.targets {
+        layers.push(match target {
+            Target::Stderr => Lines { who, sink: Sink::Stderr }.with_filter(filter()).boxed(),
+            Target::Syslog(facility) => {
+                let sink = syslog_sink(*facility);
+                Lines { who, sink }.with_filter(filter()).boxed()
+            }
+            Target::Journald => match tracing_journald::layer() {
+                Ok(layer) => layer
+                    .with_syslog_identifier("ocserv".to_owned())
+                    .with_filter(filter())
+                    .boxed(),
+                Err(_) => Lines { who, sink: Sink::Stderr }.with_filter(filter()).boxed(),
+            },
+        });
+    }
+    // A second call (tests that run several roles in one process) keeps the first subscriber.
+    let _ = tracing_subscriber::registry().with(layers).try_init();
+}
+
+fn syslog_sink(facility: u8) -> Sink {
+    let socket = UnixDatagram::unbound().and_then(|socket| {
+        socket.connect("/dev/log")?;
+        // A syslog daemon that hangs must not stop the server.
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    });
+    match socket {
+        Ok(socket) => Sink::Syslog { socket, facility },
+        Err(_) => Sink::Stderr,
+    }
+}
+
+enum Sink {
+    Stderr,
+    Syslog { socket: UnixDatagram, facility: u8 },
+}
+
+struct Lines {
+    who: &'static str,
+    sink: Sink,
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let line = fields.line(self.who);
+        // A log that cannot be written has nowhere to be reported.
+        match &self.sink {
+            Sink::Stderr => {
+                let line = format!("ocserv[{}]: {line}\n", std::process::id());
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            }
+            Sink::Syslog { socket, facility } => {
+                let priority = u32::from(*facility) * 8 + severity(*event.metadata().level());
+                let line = format!("<{priority}>ocserv[{}]: {line}", std::process::id());
+                let _ = socket.send(line.as_bytes());
+            }
+        }
+    }
+}
+
+fn severity(level: Level) -> u32 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    user: String,
+    remote: String,
+    others: String,
+}
+
+impl Fields {
+    fn line(&self, who: &str) -> String {
+        let mut line = who.to_owned();
+        if !self.user.is_empty() {
+            let _ = write!(line, "[{}]", self.user);
+        }
+        line.push(':');
+        if !self.remote.is_empty() {
+            line.push_str(&self.remote);
+        }
+        let _ = write!(line, " {}{}", self.message, self.others);
+        // Text from clients must not start a line of its own.
+        line.replace(|c: char| c.is_control(), " ")
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            "user" => write!(self.user, "{value:?}"),
+            "remote" => write!(self.remote, "{value:?}"),
+            name => write!(self.others, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "user" => self.user.push_str(value),
+            "remote" => self.remote.push_str(value),
+            _ => self.record_debug(field, &value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_have_the_reference_form_and_stay_one_line() {
+        let fields = Fields {
+            message: "user logged in\nforged".to_owned(),
+            user: "alice".to_owned(),
+            remote: "192.0.2.7:5501".to_owned(),
+            others: " n=1".to_owned(),
+        };
+        assert_eq!(fields.line("main"), "main[alice]:192.0.2.7:5501 user logged in forged n=1");
+        let bare = Fields { message: "hello".to_owned(), ..Fields::default() };
+        assert_eq!(bare.line("sec-mod"), "sec-mod: hello");
+    }
+
+    #[test]
+    fn facilities_have_their_numbers() {
+        assert_eq!(facility("daemon"), Some(3));
+        assert_eq!(facility("local7"), Some(23));
+        assert_eq!(facility("local8"), None);
+        assert_eq!(facility("mail"), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! Which part of the server this process is, and how the supervisor starts the others.
+//!
+//! The binary executes itself: `argv[0]` names the role for `ps`, the environment variable
+//! [`ROLE_VARIABLE`] selects it, and descriptor [`CHANNEL_FD`] is the channel to the supervisor.
+//! Nothing is inherited but that channel and standard error.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+/// Selects the role of a started process; absent in the supervisor.
+pub const ROLE_VARIABLE: &str = "OCSERV_ROLE";
+
+/// The parts of the server besides the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Keys, passwords, cookies.
+    Secmod,
+    /// TLS, HTTP, CSTP and DTLS handshakes.
+    Gate,
+    /// Records and packets.
+    Dataplane,
+}
+
+impl Role {
+    /// Name in `ps` and in the environment.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Secmod => "ocserv-secmod",
+            Self::Gate => "ocserv-gate",
+            Self::Dataplane => "ocserv-dataplane",
+        }
+    }
+
+    /// The inverse of [`Role::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Secmod, Self::Gate, Self::Dataplane].into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// What a role gives up before it reads a byte from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// `run-as-user` and `run-as-group` as uid and gid; `None`: stay as started.
+    pub user: Option<(u32, u32)>,
+    /// `isolate-workers`: seccomp and Landlock.
+    pub isolate: bool,
+    /// `-x`: leave ptrace and core dumps possible.
+    pub traceable: bool,
+}
+
+/// What a started role reads from its environment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RoleArguments {
+    /// Which part.
+    pub role: Role,
+    /// What to give up.
+    pub confinement: Confinement,
+    /// Where and how much to log.
+    pub logging: crate::logging::Settings,
+}
+
+/// Executes this binary as `arguments.role`, with `channel` as its descriptor 0.
+///
+/// The channel stands in for standard input: the one descriptor besides stdout and stderr that a
+/// child gets without a hole between fork and exec.
+///
+/// # Errors
+/// As fork(2) and execve(2).
+pub fn start(arguments: &RoleArguments, channel: OwnedFd) -> std::io::Result<Child> {
+    let encoded = serde_json::to_string(arguments).map_err(std::io::Error::other)?;
+    Command::new("/proc/self/exe")
+        .arg0(arguments.role.name())
+        .env(ROLE_VARIABLE, encoded)
+        .stdin(Stdio::from(channel))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()
+}
+
+/// The arguments of this process, if it was started by [`start`].
+///
+/// # Errors
+/// When the variable is set to something else.
+pub fn from_environment() -> anyhow::Result<Option<RoleArguments>> {
+    match std::env::var(ROLE_VARIABLE) {
+        Ok(text) => Ok(Some(serde_json::from_str(&text)?)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Takes over the channel to the supervisor.
+///
+/// # Errors
+/// When descriptor 0 is not open.
+pub fn take_channel() -> std::io::Result<OwnedFd> {
+    let stdin = std::io::stdin();
+    let channel = std::os::fd::AsFd::as_fd(&stdin).try_clone_to_owned()?;
+    // Descriptor 0 must not stay a second handle on the channel: the supervisor's death shows as
+    // its end. `/dev/null` takes its place.
+    let null = std::fs::File::open("/dev/null")?;
+    replace_stdin(std::os::fd::AsFd::as_fd(&null))?;
+    Ok(channel)
+}
+
+fn replace_stdin(with: BorrowedFd<'_>) -> std::io::Result<()> {
+    Ok(nix::unistd::dup2_stdin(with)?)
+}
