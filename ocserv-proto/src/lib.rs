@@ -4,5 +4,8 @@
 //! arguments, input is a slice, output is a value. Every parser of foreign bytes lives here.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod dtls;
+pub mod http;
+pub mod login;
 pub mod secret;
