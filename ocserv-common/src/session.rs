@@ -1,0 +1,239 @@
+//! A session's record in shared memory: sequence counters, replay windows and traffic counters.
+//!
+//! An array of [`SessionShared`] is mapped by the supervisor and the dataplane (later by the kernel
+//! path too), so that counters and windows outlive any one of them: no nonce repeats and no replay
+//! passes after a restart. The supervisor writes the beginning of a record ([`SessionShared::reset`],
+//! [`ChannelState::start`]) before it announces session or keys; the dataplane never does.
+
+use crate::atomic::{AtomicU64, Ordering};
+use crate::replay::{MAX_SEQUENCE, ReplayWindow};
+
+/// Why a packet was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DropReason {
+    /// The inner source address is not the session's.
+    Source = 0,
+    /// Sequence number seen before, or too old.
+    Replay = 1,
+    /// The authentication tag does not fit.
+    Auth = 2,
+    /// Not a record, frame or IP packet of the expected form.
+    Malformed = 3,
+    /// Larger than the channel takes.
+    TooBig = 4,
+    /// Over the session's rate limit.
+    RateLimit = 5,
+    /// A bounded queue was full.
+    QueueFull = 6,
+}
+
+impl DropReason {
+    /// Number of reasons.
+    pub const COUNT: usize = 7;
+    /// All of them, in the order of their counters.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Source,
+        Self::Replay,
+        Self::Auth,
+        Self::Malformed,
+        Self::TooBig,
+        Self::RateLimit,
+        Self::QueueFull,
+    ];
+}
+
+/// What both directions of one DTLS channel share. A session has two and alternates between them, so
+/// that an old channel works until the new one is used.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct ChannelState {
+    tx_seq: AtomicU64,
+    epoch: AtomicU64,
+    spare: [u64; 6],
+    window: ReplayWindow,
+}
+
+impl ChannelState {
+    /// Begins a channel: `next_send` is the first unused number of ours, `next_receive` the peer's.
+    /// Only for a channel that no one uses, and only once for a key: it would repeat nonces.
+    pub fn start(&self, epoch: u16, next_send: u64, next_receive: u64) {
+        self.epoch.store(u64::from(epoch), Ordering::Relaxed);
+        self.window.reset(next_receive);
+        self.tx_seq.store(next_send, Ordering::Relaxed);
+    }
+
+    /// Takes the next `count` sequence numbers and returns the first. `None`: the epoch is used up
+    /// and nothing may be sealed with its key any more.
+    pub fn take_tx_seq(&self, count: u32) -> Option<u64> {
+        let first = self.tx_seq.fetch_add(u64::from(count), Ordering::Relaxed);
+        (first.saturating_add(u64::from(count)) <= MAX_SEQUENCE + 1).then_some(first)
+    }
+
+    /// Epoch given to [`Self::start`].
+    pub fn epoch(&self) -> u16 {
+        self.epoch.load(Ordering::Relaxed) as u16
+    }
+
+    /// Replay window of received records.
+    pub fn window(&self) -> &ReplayWindow {
+        &self.window
+    }
+}
+
+/// A counter of its own; relaxed, since nothing else is published by it.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One session. Valid when all-zero. "rx" is client to server, times are seconds of
+/// `CLOCK_MONOTONIC`, bytes are those of inner packets.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct SessionShared {
+    /// The two DTLS channels.
+    pub channels: [ChannelState; 2],
+    /// Inner packets from the client.
+    pub rx_packets: Counter,
+    /// Their bytes.
+    pub rx_bytes: Counter,
+    /// Last packet in either direction that counts as activity (`idle-timeout`).
+    pub last_data_secs: Counter,
+    /// Last authentic record received by UDP (`switch-to-tcp-timeout`, DPD).
+    pub last_udp_rx_secs: Counter,
+    spare: [u64; 4],
+    /// Inner packets to the client.
+    pub tx_packets: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    spare_tx: [u64; 6],
+    drops: [Counter; DropReason::COUNT],
+    spare_drops: u64,
+}
+
+#[cfg(not(all(loom, test)))]
+const _: () = {
+    assert!(size_of::<ReplayWindow>() == 512);
+    assert!(size_of::<ChannelState>() == 576);
+    assert!(size_of::<SessionShared>() == 1344);
+    assert!(align_of::<SessionShared>() == 64);
+};
+
+impl SessionShared {
+    /// Makes the record ready for another session. Only while no one uses it.
+    pub fn reset(&self) {
+        for channel in &self.channels {
+            channel.start(0, 0, 0);
+        }
+        let counters = [
+            &self.rx_packets,
+            &self.rx_bytes,
+            &self.last_data_secs,
+            &self.last_udp_rx_secs,
+            &self.tx_packets,
+            &self.tx_bytes,
+        ];
+        for counter in counters.into_iter().chain(&self.drops) {
+            counter.set(0);
+        }
+    }
+
+    /// Counts a packet that was not delivered.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// Packets not delivered for this reason.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_are_taken_in_runs() {
+        let channel = ChannelState::default();
+        channel.start(1, 1, 1);
+        assert_eq!(channel.take_tx_seq(1), Some(1));
+        assert_eq!(channel.take_tx_seq(10), Some(2));
+        assert_eq!(channel.take_tx_seq(1), Some(12));
+        assert_eq!(channel.epoch(), 1);
+        assert!(
+            !channel.window().would_accept(0),
+            "the client's Finished is a replay"
+        );
+    }
+
+    #[test]
+    fn an_epoch_ends_before_its_numbers_repeat() {
+        let channel = ChannelState::default();
+        channel.start(1, MAX_SEQUENCE - 1, 0);
+        assert_eq!(channel.take_tx_seq(2), Some(MAX_SEQUENCE - 1));
+        assert_eq!(channel.take_tx_seq(1), None);
+        assert_eq!(channel.take_tx_seq(1), None, "for good");
+    }
+
+    #[test]
+    fn reset_leaves_nothing_of_the_last_session() {
+        let session = SessionShared::default();
+        session.channels[1].start(3, 77, 500);
+        session.rx_bytes.add(9);
+        session.last_data_secs.set(4);
+        for (n, reason) in DropReason::ALL.into_iter().enumerate() {
+            session.count_drop(reason);
+            assert_eq!(session.drops(reason), 1);
+            assert_eq!(reason as usize, n);
+        }
+        session.reset();
+        assert_eq!(session.rx_bytes.get() + session.last_data_secs.get(), 0);
+        assert!(
+            DropReason::ALL
+                .iter()
+                .all(|reason| session.drops(*reason) == 0)
+        );
+        assert_eq!(session.channels[1].epoch(), 0);
+        assert_eq!(session.channels[1].take_tx_seq(1), Some(0));
+        assert!(session.channels[1].window().would_accept(0));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// Two senders never seal with the same number.
+    #[test]
+    fn loom_no_sequence_number_is_taken_twice() {
+        loom::model(|| {
+            let channel = Arc::new(ChannelState::default());
+            let other = Arc::clone(&channel);
+            let thread = thread::spawn(move || other.take_tx_seq(2).unwrap());
+            let here = channel.take_tx_seq(3).unwrap();
+            let there = thread.join().unwrap();
+            assert!((here, there) == (0, 3) || (here, there) == (2, 0));
+        });
+    }
+}
