@@ -51,6 +51,13 @@ pub enum ToDataplane {
         /// Local UDP address.
         local: SocketAddr,
     },
+    /// The gate and the client agreed on this inner MTU.
+    MtuChanged {
+        /// The session.
+        slot: Slot,
+        /// Bytes of the largest inner packet.
+        mtu: u16,
+    },
     /// A session is closed: forget it.
     SessionRemoved {
         /// Which one.
