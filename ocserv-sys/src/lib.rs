@@ -2,4 +2,12 @@
 //!
 //! One operation a block, each with its reason. Nothing here knows the protocol.
 
+pub mod crypt;
+mod login_record;
+pub mod memfd;
+pub mod process;
+pub mod activation;
 pub mod seqpacket;
+pub mod shared_map;
+pub mod tun;
+pub mod udp;
