@@ -5,7 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod control;
+pub mod cstp;
 pub mod dtls;
 pub mod http;
 pub mod login;
+pub mod mtu;
 pub mod secret;
+
+/// Monotonic time since an arbitrary start, the same one in all calls.
+pub type Now = std::time::Duration;
