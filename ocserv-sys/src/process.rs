@@ -1,0 +1,119 @@
+//! A process's own attributes, who is at the other end of a Unix socket, and login records.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Pid, getppid};
+
+pub use crate::login_record::{LoginRecord, record_login, record_logout};
+
+/// Credentials of a Unix socket's peer at the time of its `connect` or `socketpair`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCred {
+    /// Process.
+    pub pid: i32,
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+}
+
+/// Asks the kernel to kill this process when the thread that started it ends. Call it again after
+/// a change of identity, which clears it ([`crate::sandbox::drop_privileges`] does).
+///
+/// # Errors
+/// `ESRCH` if `parent` is gone already.
+pub fn die_with_parent(parent: i32) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != Pid::from_raw(parent) {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    Ok(())
+}
+
+/// Sets the name that `ps -o comm` shows; the kernel keeps 15 bytes.
+///
+/// # Errors
+/// `EINVAL` if the name holds a NUL.
+pub fn set_name(name: &str) -> io::Result<()> {
+    let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    Ok(prctl::set_name(&name)?)
+}
+
+/// Whether others of the same user may trace this process and whether it may leave a core.
+///
+/// # Errors
+/// None in practice.
+pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
+    Ok(prctl::set_dumpable(dumpable)?)
+}
+
+/// Marks every descriptor from `first` on to be closed at the next exec.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.11.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    let first = u32::try_from(first).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed now, so no owned descriptor changes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Who is at the other end of a Unix socket.
+///
+/// # Errors
+/// `getsockopt(2)` of `SO_PEERCRED`.
+pub fn peer_cred(socket: impl AsFd) -> io::Result<PeerCred> {
+    let cred = getsockopt(&socket, sockopt::PeerCredentials)?;
+    Ok(PeerCred {
+        pid: cred.pid(),
+        uid: cred.uid(),
+        gid: cred.gid(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn the_peer_of_a_pair_is_this_process() {
+        let (one, _two) = UnixStream::pair().unwrap();
+        let cred = peer_cred(&one).unwrap();
+        assert_eq!(cred.pid, i32::try_from(std::process::id()).unwrap());
+        assert_eq!(cred.uid, nix::unistd::geteuid().as_raw());
+        assert_eq!(cred.gid, nix::unistd::getegid().as_raw());
+    }
+
+    #[test]
+    fn a_name_with_nul_is_refused() {
+        assert_eq!(
+            set_name("a\0b").unwrap_err().raw_os_error(),
+            Some(libc::EINVAL)
+        );
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_is_noticed() {
+        let error = die_with_parent(i32::MAX).unwrap_err();
+        prctl::set_pdeathsig(None).unwrap();
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+}

@@ -1,0 +1,186 @@
+//! The parts of `msghdr`: names and control messages, built and read without trust in their bytes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::canonical;
+
+/// Room for a packet info and a TOS control message of either family.
+pub(super) const CONTROL_LEN: usize = 96;
+
+/// Control messages must be aligned as `cmsghdr`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(super) struct Control(pub(super) [u8; CONTROL_LEN]);
+
+impl Control {
+    pub(super) const EMPTY: Self = Self([0; CONTROL_LEN]);
+}
+
+/// Length of a `cmsghdr`, and the rounding of lengths: both are 8-byte words on the 64-bit systems
+/// that this project supports.
+const HEADER: usize = size_of::<libc::cmsghdr>();
+const WORD: usize = size_of::<usize>();
+
+fn aligned(len: usize) -> usize {
+    len.next_multiple_of(WORD)
+}
+
+/// Appends one control message at `at`; returns the place of the next one.
+fn append(control: &mut Control, at: usize, level: i32, kind: i32, data: &[u8]) -> usize {
+    let len = HEADER + data.len();
+    let place = &mut control.0[at..at + aligned(len)];
+    place.fill(0);
+    place[..8].copy_from_slice(&len.to_ne_bytes());
+    place[8..12].copy_from_slice(&level.to_ne_bytes());
+    place[12..16].copy_from_slice(&kind.to_ne_bytes());
+    place[HEADER..len].copy_from_slice(data);
+    at + aligned(len)
+}
+
+/// Writes source address and TOS as control messages; returns their length.
+pub(super) fn write_control(
+    control: &mut Control,
+    source: Option<IpAddr>,
+    ipv4: bool,
+    tos: Option<u8>,
+) -> usize {
+    let mut at = 0;
+    match source {
+        Some(IpAddr::V4(v4)) => {
+            // in_pktinfo: interface index, source address, (received only) destination.
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&v4.octets());
+            at = append(control, at, libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        Some(IpAddr::V6(v6)) => {
+            // in6_pktinfo: address, interface index.
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&v6.octets());
+            at = append(control, at, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+        None => {}
+    }
+    if let Some(tos) = tos {
+        let (level, kind) = if ipv4 {
+            (libc::IPPROTO_IP, libc::IP_TOS)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+        };
+        at = append(control, at, level, kind, &i32::from(tos).to_ne_bytes());
+    }
+    at
+}
+
+/// The local address in received control messages.
+pub(super) fn read_local(control: &[u8]) -> Option<IpAddr> {
+    let mut rest = control;
+    while rest.len() >= HEADER {
+        let len = usize::from_ne_bytes(rest[..8].try_into().ok()?);
+        let level = i32::from_ne_bytes(rest[8..12].try_into().ok()?);
+        let kind = i32::from_ne_bytes(rest[12..16].try_into().ok()?);
+        let data = rest.get(HEADER..len)?;
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let octets: [u8; 4] = data.get(8..12)?.try_into().ok()?;
+                return Some(IpAddr::V4(Ipv4Addr::from(octets)));
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let octets: [u8; 16] = data.get(..16)?.try_into().ok()?;
+                return Some(canonical(Ipv6Addr::from(octets)));
+            }
+            _ => {}
+        }
+        rest = rest.get(aligned(len)..)?;
+    }
+    None
+}
+
+/// Room for a socket address of any family.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(super) struct Name(pub(super) [u8; size_of::<libc::sockaddr_storage>()]);
+
+impl Name {
+    pub(super) const EMPTY: Self = Self([0; size_of::<libc::sockaddr_storage>()]);
+}
+
+/// The sender in a received name. The scope of a link-local address is left out: sessions are not
+/// named by it.
+pub(super) fn read_name(name: &[u8]) -> Option<SocketAddr> {
+    let family = u16::from_ne_bytes(name.get(..2)?.try_into().ok()?);
+    let port = u16::from_be_bytes(name.get(2..4)?.try_into().ok()?);
+    let ip = match i32::from(family) {
+        libc::AF_INET => {
+            let octets: [u8; 4] = name.get(4..8)?.try_into().ok()?;
+            IpAddr::V4(Ipv4Addr::from(octets))
+        }
+        libc::AF_INET6 => {
+            let octets: [u8; 16] = name.get(8..24)?.try_into().ok()?;
+            canonical(Ipv6Addr::from(octets))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+pub(super) fn set_int_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    option: i32,
+    value: i32,
+) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the value is an int that lives through the call, and `len` its size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            len,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_messages_lie_as_the_kernel_wants_them() {
+        let mut control = Control::EMPTY;
+        let source = "192.0.2.7".parse().unwrap();
+        let len = write_control(&mut control, Some(source), true, Some(0xb8));
+        assert_eq!(len, 32 + 24);
+        assert_eq!(control.0[..8], 28usize.to_ne_bytes());
+        assert_eq!(control.0[20..24], [192, 0, 2, 7]);
+        assert_eq!(control.0[32..40], 20usize.to_ne_bytes());
+        assert_eq!(control.0[48..52], 0xb8i32.to_ne_bytes());
+        let v6 = "2001:db8::7".parse().unwrap();
+        assert_eq!(
+            write_control(&mut control, Some(v6), false, Some(1)),
+            40 + 24
+        );
+        assert_eq!(write_control(&mut control, None, true, None), 0);
+    }
+
+    #[test]
+    fn broken_control_messages_yield_nothing() {
+        assert_eq!(read_local(&[]), None);
+        assert_eq!(read_local(&[0; 64]), None);
+        assert_eq!(read_local(&[0xff; 64]), None);
+        let mut control = Control::EMPTY;
+        let len = write_control(&mut control, Some("192.0.2.7".parse().unwrap()), true, None);
+        assert_eq!(read_local(&control.0[..len - 5]), None);
+        assert_eq!(read_name(&[]), None);
+        assert_eq!(read_name(&[0xff; 28]), None);
+        assert_eq!(read_name(&[2, 0, 0, 80, 127, 0, 0]), None);
+    }
+}

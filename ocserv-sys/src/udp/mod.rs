@@ -1,0 +1,153 @@
+//! UDP in batches: `recvmmsg` and `sendmmsg` with the local address beside each datagram, so that
+//! an answer leaves from where the question came (protocol.md 8.6).
+
+mod message;
+mod receive;
+mod send;
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use receive::{Received, RxBatch};
+pub use send::{Destination, SendReport, TxBatch};
+
+/// Asked for as socket buffers, bytes; the kernel may grant less.
+const BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How a port treats datagrams that do not fit the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathMtu {
+    /// DF set: a datagram that is too long is refused with EMSGSIZE (`try-mtu-discovery`).
+    Discover,
+    /// DF clear: routers and the kernel fragment.
+    Fragment,
+}
+
+/// Binds a UDP socket for the dataplane. With `reuse_port` one such socket can be bound for each
+/// thread; the kernel spreads flows over them.
+///
+/// # Errors
+/// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`.
+pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Without it a restarted server cannot take the port while an old one drains.
+    socket.set_reuse_port(reuse_port)?;
+    // The privileged form passes the system's limit; without the right the plain one must do.
+    if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
+        socket.set_recv_buffer_size(BUFFER_BYTES)?;
+    }
+    if setsockopt(&socket, sockopt::SndBufForce, &BUFFER_BYTES).is_err() {
+        socket.set_send_buffer_size(BUFFER_BYTES)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// One bound UDP socket.
+#[derive(Debug)]
+pub struct UdpPort {
+    fd: OwnedFd,
+    local: SocketAddr,
+}
+
+impl UdpPort {
+    /// Makes a bound socket ready for batches: non-blocking, local addresses reported.
+    ///
+    /// # Errors
+    /// When it is not a bound IP socket.
+    pub fn new(fd: OwnedFd, path_mtu: PathMtu) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        socket.set_nonblocking(true)?;
+        let local = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        if local.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        set_path_mtu(&socket, local.is_ipv4(), path_mtu)?;
+        Ok(Self {
+            fd: socket.into(),
+            local,
+        })
+    }
+
+    /// The address that it is bound to; may be unspecified.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether datagrams from `local` can be sent here.
+    pub fn serves(&self, local: SocketAddr) -> bool {
+        self.local.port() == local.port()
+            && self.local.is_ipv4() == local.is_ipv4()
+            && (self.local.ip().is_unspecified() || self.local.ip() == local.ip())
+    }
+
+    /// Receives waiting datagrams, at most as many as `batch` holds, with one system call; 0 when
+    /// none wait.
+    ///
+    /// # Errors
+    /// `recvmmsg(2)`, except for "nothing there" and errors of earlier sends.
+    pub fn recv_batch(&self, batch: &mut RxBatch) -> io::Result<usize> {
+        batch.receive(self.fd.as_fd(), self.local)
+    }
+
+    /// Sends and empties the batch.
+    pub fn send_batch(&self, batch: &mut TxBatch) -> SendReport {
+        batch.send(self.fd.as_fd())
+    }
+}
+
+impl AsFd for UdpPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn set_path_mtu(socket: &Socket, ipv4: bool, path_mtu: PathMtu) -> io::Result<()> {
+    let (level, option, value) = match (ipv4, path_mtu) {
+        (true, PathMtu::Discover) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DO,
+        ),
+        (true, PathMtu::Fragment) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        ),
+        (false, PathMtu::Discover) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+        ),
+        (false, PathMtu::Fragment) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+        ),
+    };
+    message::set_int_option(socket.as_fd(), level, option, value)
+}
+
+/// IPv4 addresses in IPv6 clothes, as sessions name them, in their own form.
+fn canonical(ip: Ipv6Addr) -> IpAddr {
+    IpAddr::V6(ip).to_canonical()
+}
+
+#[cfg(test)]
+mod tests;
