@@ -1,6 +1,7 @@
 //! The gateway: one binary that executes itself by role (supervisor, secmod, gate, dataplane).
 
 pub mod cli;
+pub mod gate;
 pub mod ipc;
 pub mod logging;
 pub mod role;

@@ -1,0 +1,3 @@
+//! The gate: whatever parses much that comes from outside.
+
+pub mod tls;
