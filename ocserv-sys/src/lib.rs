@@ -4,9 +4,10 @@
 
 pub mod crypt;
 mod login_record;
-pub mod memfd;
+mod memfd;
 pub mod process;
 pub mod activation;
+pub mod sandbox;
 pub mod seqpacket;
 pub mod shared_map;
 pub mod tun;

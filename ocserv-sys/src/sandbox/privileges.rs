@@ -1,0 +1,108 @@
+//! Identity and capabilities.
+
+use std::io;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+use super::SandboxError;
+
+/// Becomes `uid` and `gid` for good: no further groups, no capability, none to be had by exec, no core
+/// dump, no ptrace by others of the same user. Keeps a parent-death signal that was set before.
+///
+/// There is no RLIMIT_NPROC: the kernel counts all processes of the user, and threads too, so any
+/// number would be wrong; the filter of system calls forbids processes.
+///
+/// # Errors
+/// `EPERM` when not started as root.
+pub fn drop_privileges(uid: u32, gid: u32) -> Result<(), SandboxError> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    // A change of identity clears it.
+    let death_signal = prctl::get_pdeathsig().map_err(failed("get parent-death signal"))?;
+    setgroups(&[]).map_err(failed("setgroups"))?;
+    setresgid(gid, gid, gid).map_err(failed("setresgid"))?;
+    // The bounding set can only be emptied with CAP_SETPCAP, which goes with root.
+    drop_bounding_set()?;
+    setresuid(uid, uid, uid).map_err(failed("setresuid"))?;
+    drop_capabilities()?;
+    prctl::set_pdeathsig(death_signal).map_err(failed("set parent-death signal"))?;
+    Ok(())
+}
+
+/// Gives up every capability, what exec could give, core dumps and ptrace, but keeps the identity.
+///
+/// # Errors
+/// None in practice.
+pub fn drop_capabilities() -> Result<(), SandboxError> {
+    drop_bounding_set()?;
+    prctl::set_no_new_privs().map_err(failed("no_new_privs"))?;
+    clear_capability_sets().map_err(failed("capset"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("RLIMIT_CORE"))?;
+    prctl::set_dumpable(false).map_err(failed("not dumpable"))?;
+    Ok(())
+}
+
+fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxError {
+    move |error| SandboxError::Privileges {
+        what,
+        error: error.into(),
+    }
+}
+
+/// Without CAP_SETPCAP this is refused and of no use: the set matters only to those who can exec
+/// something with file capabilities, which no_new_privs forbids.
+fn drop_bounding_set() -> Result<(), SandboxError> {
+    for capability in 0..64 {
+        // SAFETY: PR_CAPBSET_DROP takes integers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        if result == 0 {
+            continue;
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Beyond the last one that this kernel knows.
+            Some(libc::EINVAL) => break,
+            Some(libc::EPERM) => break,
+            _ => return Err(failed("bounding set")(error)),
+        }
+    }
+    Ok(())
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3` of capset(2).
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CapabilitySets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Empties effective, permitted and inheritable set; the ambient set goes with them.
+fn clear_capability_sets() -> io::Result<()> {
+    let header = CapabilityHeader {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let sets = [CapabilitySets {
+        effective: 0,
+        permitted: 0,
+        inheritable: 0,
+    }; 2];
+    // SAFETY: header and both sets are of the layout of capset(2) and live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
