@@ -7,12 +7,16 @@
 pub mod config;
 pub mod connect;
 pub mod control;
+pub mod cookies;
 pub mod cstp;
 pub mod dtls;
 pub mod http;
 pub mod login;
 pub mod mtu;
+pub mod passwd;
 pub mod secret;
+pub mod urls;
+pub mod xml;
 
 /// Monotonic time since an arbitrary start, the same one in all calls.
 pub type Now = std::time::Duration;

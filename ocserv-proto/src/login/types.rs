@@ -125,3 +125,10 @@ pub enum Outcome {
         bool,
     ),
 }
+
+impl Group {
+    /// What the user sees.
+    pub fn text(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.name)
+    }
+}
