@@ -6,3 +6,4 @@ pub mod gate;
 pub mod ids;
 pub mod packet;
 pub mod secmod;
+pub mod ticket;
