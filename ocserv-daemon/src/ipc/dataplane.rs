@@ -50,6 +50,9 @@ pub enum ToDataplane {
         peer: SocketAddr,
         /// Local UDP address.
         local: SocketAddr,
+        /// Told for the first time: the channel record begins anew. `false` after a restart of the
+        /// dataplane: counter and window go on where they stood.
+        fresh: bool,
     },
     /// The gate and the client agreed on this inner MTU.
     MtuChanged {
