@@ -2,6 +2,9 @@
 
 use zeroize::Zeroizing;
 
+/// Room for the headers and forms: growing would leave copies of cookies behind.
+const ROOM: usize = 8 * 1024;
+
 /// Builds an answer, header by header in the order of the calls.
 pub struct Answer {
     bytes: Zeroizing<Vec<u8>>,
@@ -11,7 +14,7 @@ impl Answer {
     /// Begins with the status line, e.g. `200 OK`, in the client's HTTP version.
     pub fn new(minor_version: u8, status: &str) -> Self {
         let mut answer = Self {
-            bytes: Zeroizing::new(Vec::with_capacity(2048)),
+            bytes: Zeroizing::new(Vec::with_capacity(ROOM)),
         };
         answer.push(&format!("HTTP/1.{minor_version} "));
         answer.push_clean(status);

@@ -95,7 +95,9 @@ impl RequestParser {
     /// [`Self::take_rest`].
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Request>, HttpError> {
         self.append(bytes)?;
-        if self.head.is_none() {
+        // A head ends with a line: single bytes of a long one must not each parse it again.
+        let may_end = bytes.contains(&b'\n') || self.buffer.len() >= self.limits.head_bytes;
+        if self.head.is_none() && may_end {
             self.head = self.parse_head()?;
         }
         let Some(head) = self.head.take() else {

@@ -172,10 +172,7 @@ mod tests {
             };
         }
         assert_eq!(parse(seed!("init")), reply(None, None, None));
-        assert_eq!(
-            parse(seed!("group-select")),
-            reply(None, None, Some("My group"))
-        );
+        assert_eq!(parse(seed!("group-select")), reply(None, None, Some("g2")));
         assert_eq!(
             parse(seed!("username")),
             reply(Some("alice"), None, Some("g2"))
