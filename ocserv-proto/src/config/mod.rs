@@ -5,14 +5,27 @@
 //! read by the caller; nothing here opens one.
 
 pub mod auth;
+mod checks;
+mod draft;
+mod error;
+mod files;
+pub mod keys;
+mod lines;
 pub mod priorities;
+mod read;
+mod reload;
 pub mod supplemental;
 pub mod types;
 pub mod user;
+mod value;
 pub mod values;
 
 pub use auth::AuthMethod;
+pub use error::{ConfigError, Level, Message, Place};
+pub use files::{FileCheck, FileNeed};
+pub use keys::{LaterKey, later_keys};
 pub use priorities::{Cipher, Group, TlsPolicy};
+pub use read::{Environment, Parsed, parse, parse_in};
 pub use supplemental::SupplementalConfig;
 pub use types::{Config, Kkdcp, RekeyMethod, SelectGroup, VhostConfig};
 pub use user::UserConfig;

@@ -6,7 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::{ConfigError, Message, Place};
+use super::keys::{self, Setter, Status};
+use super::lines::{Line, Lines};
+use super::read::text_of;
 use super::user::UserConfig;
+use super::value::{Read, Value, strip};
 use super::values::{NetPriority, PortRules, Route};
 
 /// What one file says; `None` where it is silent. A duration of zero means "off".
@@ -80,6 +85,79 @@ pub struct SupplementalConfig {
     pub net_priority: Option<NetPriority>,
     /// `user-profile`.
     pub user_profile: Option<PathBuf>,
+}
+
+/// Reads a per-user or per-group file. `source` is its name for messages.
+pub fn parse(
+    source: &str,
+    text: &[u8],
+) -> Result<(SupplementalConfig, Vec<Message>), Box<ConfigError>> {
+    let mut file = SupplementalConfig::default();
+    let mut messages = Vec::new();
+    for (number, line) in Lines::new(text) {
+        let place = Place {
+            source: source.to_owned(),
+            line: Some(number),
+        };
+        match line {
+            Line::Section(_) => {
+                let text = format!("{place}: sections have no meaning in this file");
+                messages.push(Message::warning(text));
+            }
+            Line::Setting { key, value } => set_key(&mut file, &mut messages, place, key, value)?,
+            Line::Malformed => {
+                let message = format!("error: config file error in line {number}");
+                return Err(ConfigError::new(
+                    place,
+                    message,
+                    "write 'key = value' or a comment",
+                ));
+            }
+        }
+    }
+    Ok((file, messages))
+}
+
+fn set_key(
+    file: &mut SupplementalConfig,
+    messages: &mut Vec<Message>,
+    place: Place,
+    name: &[u8],
+    value: &[u8],
+) -> Read<()> {
+    let name = String::from_utf8_lossy(name);
+    let row = keys::find(&name);
+    let Some((row, Setter::User(set))) = row.map(|row| (row, row.setter)) else {
+        let text = format!("skipping unknown option '{name}' in {}", place.source);
+        messages.push(Message::warning(text));
+        return Ok(());
+    };
+    let raw = text_of(messages, &place.source, place.line.unwrap_or(0), row, value)?;
+    let text = strip(&raw);
+    let mut value = Value {
+        key: row.name,
+        text,
+        raw: &raw,
+        place,
+        messages,
+        off: false,
+    };
+    set(file, &mut value)?;
+    if let (Status::Later(feature), false) = (row.status, value.off) {
+        value.warn(format!("has no effect yet: {feature} is not built"));
+    }
+    Ok(())
+}
+
+/// Longest name of a file in a directory, bytes.
+const MAX_FILE_NAME: usize = 255;
+
+/// Whether a user or group name may be used as a file name in `config-per-user` or
+/// `config-per-group`: it must stay in that directory (config.md 7.2).
+pub fn file_name_ok(name: &str) -> bool {
+    !matches!(name, "" | "." | "..")
+        && !name.bytes().any(|b| matches!(b, b'/' | 0))
+        && name.len() <= MAX_FILE_NAME
 }
 
 impl SupplementalConfig {

@@ -34,6 +34,62 @@ impl Route {
     }
 }
 
+/// A `route` line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RouteValue {
+    /// `default`, or a network of prefix length 0.
+    Default,
+    /// A network.
+    Net(Route),
+}
+
+/// Why a route or network is refused; displayed in the reference's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RouteError {
+    /// No `/`.
+    #[error("route '{0}' in wrong format, use xxx.xxx.xxx.xxx/xxx.xxx.xxx.xxx")]
+    NoPrefix(String),
+    /// Address, prefix length or mask is wrong.
+    #[error("cannot figure format of route '{0}'")]
+    Format(String),
+}
+
+/// Reads a route strictly: these strings reach commands and clients.
+pub(super) fn parse_route(text: &str) -> Result<RouteValue, RouteError> {
+    if text == "default" {
+        return Ok(RouteValue::Default);
+    }
+    let (net, prefix) = text
+        .split_once('/')
+        .ok_or_else(|| RouteError::NoPrefix(text.to_owned()))?;
+    let format = || RouteError::Format(text.to_owned());
+    let net: IpAddr = net.parse().map_err(|_| format())?;
+    let prefix = parse_prefix(net.is_ipv4(), prefix).ok_or_else(format)?;
+    if prefix == 0 && net.is_unspecified() {
+        return Ok(RouteValue::Default);
+    }
+    Ok(RouteValue::Net(Route { net, prefix }))
+}
+
+/// A prefix length, or for IPv4 a contiguous mask.
+pub(super) fn parse_prefix(ipv4: bool, text: &str) -> Option<u8> {
+    if ipv4 && text.contains('.') {
+        return parse_mask(text);
+    }
+    if text.is_empty() || text.len() > 3 || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let prefix: u8 = text.parse().ok()?;
+    (prefix <= if ipv4 { 32 } else { 128 }).then_some(prefix)
+}
+
+/// A contiguous IPv4 mask as a prefix length.
+pub(super) fn parse_mask(text: &str) -> Option<u8> {
+    let mask = text.parse::<Ipv4Addr>().ok()?.to_bits();
+    let ones = mask.leading_ones();
+    (mask.count_ones() == ones).then_some(ones as u8)
+}
+
 impl fmt::Display for Route {
     /// The form of CSTP headers: dotted mask for IPv4, prefix length for IPv6.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,6 +107,59 @@ pub struct PortRules {
     pub deny: bool,
     /// In file order.
     pub rules: Vec<PortRule>,
+}
+
+impl PortRules {
+    /// Reads `tcp(443), udp(53)` or `!(tcp(22))` (config.md §4.1).
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (deny, list) = match text.strip_prefix('!') {
+            Some(rest) => (true, rest.trim().strip_prefix('(')?.strip_suffix(')')?),
+            None => (false, text),
+        };
+        let rules: Option<Vec<_>> = list
+            .split(',')
+            .map(|rule| PortRule::parse(rule.trim()))
+            .collect();
+        Some(Self {
+            deny,
+            rules: rules?,
+        })
+    }
+}
+
+impl PortRule {
+    fn parse(text: &str) -> Option<Self> {
+        let (protocol, port) = text.strip_suffix(')')?.split_once('(')?;
+        let protocol = match protocol.trim_end() {
+            "tcp" => PortProtocol::Tcp,
+            "udp" => PortProtocol::Udp,
+            "sctp" => PortProtocol::Sctp,
+            "esp" => PortProtocol::Esp,
+            "icmp" => PortProtocol::Icmp,
+            "icmpv6" => PortProtocol::Icmpv6,
+            _ => return None,
+        };
+        let has_ports = matches!(
+            protocol,
+            PortProtocol::Tcp | PortProtocol::Udp | PortProtocol::Sctp
+        );
+        let port = port.trim();
+        match (has_ports, port.is_empty()) {
+            (true, false) => {
+                let port = port.parse().ok().filter(|&port: &u16| port != 0)?;
+                Some(Self {
+                    protocol,
+                    port: Some(port),
+                })
+            }
+            (false, true) => Some(Self {
+                protocol,
+                port: None,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// One entry of [`PortRules`].
@@ -86,4 +195,17 @@ pub enum NetPriority {
     Priority(u8),
     /// Hexadecimal form: IP TOS byte.
     Tos(u8),
+}
+
+impl NetPriority {
+    /// Reads `0` to `6`, or a byte as `0xHH`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if let Some(hex) = text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+            return u8::from_str_radix(hex, 16).ok().map(Self::Tos);
+        }
+        text.parse()
+            .ok()
+            .filter(|priority| *priority <= 6)
+            .map(Self::Priority)
+    }
 }
