@@ -374,7 +374,7 @@ mod tests {
             expires: None,
         };
         let later = t + secs(100);
-        assert_eq!(bans.list(true, later, wall), [banned.clone()]);
+        assert_eq!(bans.list(true, later, wall), std::slice::from_ref(&banned));
         assert_eq!(bans.list(false, later, wall), [banned, scored]);
         assert_eq!(bans.banned_count(later), 1);
         assert_eq!(bans.banned_count(t + secs(301)), 0);

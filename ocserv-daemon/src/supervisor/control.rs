@@ -1,6 +1,6 @@
 //! The server's end of the control socket (cli.md §5): who may ask, and for how long.
 //!
-//! Each client gets a task. A request goes to the supervisor's core as a [`Question`]; what comes
+//! Each client gets a task. A request goes to the supervisor's core as a [`ControlCall`]; what comes
 //! back on its channel goes to the client. Nothing here knows what a request means.
 
 use std::io;
@@ -30,7 +30,7 @@ const ANSWER_QUEUE: usize = 256;
 /// A request, and where its answer goes. The core sends one answer and drops the channel, except
 /// for [`Request::Events`], whose channel it keeps. The core never waits here: it uses `try_send`.
 #[derive(Debug)]
-pub struct Question {
+pub struct ControlCall {
     /// What is asked.
     pub request: Request,
     /// Where to answer.
@@ -44,58 +44,65 @@ pub struct ControlSocket {
     path: PathBuf,
 }
 
-impl ControlSocket {
-    /// Listens at `path`, in place of the socket of a server that is gone.
-    ///
-    /// # Errors
-    /// Of the system, or if something other than a socket is at `path`.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        match std::fs::symlink_metadata(path) {
-            Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path)?,
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "not a socket")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let before = umask(Mode::from_bits_truncate(0o066));
-        let listener = UnixListener::bind(path);
-        umask(before);
-        Ok(Self {
-            listener: listener?,
-            path: path.to_owned(),
-        })
+/// Listens at `path`, in place of the socket of a server that is gone.
+///
+/// # Errors
+/// Of the system, or if something other than a socket is at `path`.
+pub fn bind(path: &Path) -> io::Result<ControlSocket> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "not a socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
+    let before = umask(Mode::from_bits_truncate(0o066));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    Ok(ControlSocket {
+        listener: listener?,
+        path: path.to_owned(),
+    })
+}
 
-    /// Serves clients of user `uid` until the core closes `questions`.
-    pub async fn serve(self, uid: u32, questions: mpsc::Sender<Question>) {
-        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = questions.closed() => return,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!("ctl: cannot accept a client: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            if !is_authorized(&stream, uid) {
+/// Serves root's occtl. `dispatch` takes a call to the core; it says false when there is no core any
+/// more.
+pub async fn serve<D, F>(socket: ControlSocket, dispatch: D)
+where
+    D: Fn(ControlCall) -> F + Clone + Send + 'static,
+    F: Future<Output = bool> + Send,
+{
+    serve_user(socket, 0, dispatch).await;
+}
+
+async fn serve_user<D, F>(socket: ControlSocket, uid: u32, dispatch: D)
+where
+    D: Fn(ControlCall) -> F + Clone + Send + 'static,
+    F: Future<Output = bool> + Send,
+{
+    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    loop {
+        let stream = match socket.listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("ctl: cannot accept a client: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!("ctl: more than {MAX_CLIENTS} clients at once");
-                continue;
-            };
-            let questions = questions.clone();
-            tokio::spawn(async move {
-                if let Err(error) = converse(stream, questions).await {
-                    tracing::debug!("ctl: {error}");
-                }
-                drop(place);
-            });
+        };
+        if !is_authorized(&stream, uid) {
+            continue;
         }
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::warn!("ctl: more than {MAX_CLIENTS} clients at once");
+            continue;
+        };
+        let dispatch = dispatch.clone();
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, dispatch).await {
+                tracing::debug!("ctl: {error}");
+            }
+            drop(place);
+        });
     }
 }
 
@@ -129,14 +136,18 @@ fn is_authorized(stream: &UnixStream, uid: u32) -> bool {
     true
 }
 
-async fn converse(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+async fn converse<D, F>(mut stream: UnixStream, dispatch: D) -> io::Result<()>
+where
+    D: Fn(ControlCall) -> F,
+    F: Future<Output = bool>,
+{
     let request = timeout(REQUEST_TIME, read_request(&mut stream)).await??;
     let streams = request == Request::Events;
     let (answer, mut answers) = mpsc::channel(ANSWER_QUEUE);
-    let question = Question { request, answer };
-    timeout(ANSWER_TIME, questions.send(question))
-        .await?
-        .map_err(|_| io::Error::other("the server is stopping"))?;
+    let call = ControlCall { request, answer };
+    if !timeout(ANSWER_TIME, dispatch(call)).await? {
+        return Err(io::Error::other("the server is stopping"));
+    }
     let first = timeout(ANSWER_TIME, answers.recv()).await?;
     let first = first.ok_or_else(|| io::Error::other("the request was not answered"))?;
     write_response(&mut stream, &first).await?;
@@ -190,7 +201,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     struct Bed {
-        questions: mpsc::Receiver<Question>,
+        questions: mpsc::Receiver<ControlCall>,
         path: PathBuf,
         _directory: tempfile::TempDir,
     }
@@ -202,9 +213,12 @@ mod tests {
     fn bed(uid: u32) -> Bed {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("occtl.socket");
-        let socket = ControlSocket::bind(&path).unwrap();
+        let socket = bind(&path).unwrap();
         let (sender, questions) = mpsc::channel(8);
-        tokio::spawn(socket.serve(uid, sender));
+        tokio::spawn(serve_user(socket, uid, move |call| {
+            let sender = sender.clone();
+            async move { sender.send(call).await.is_ok() }
+        }));
         Bed {
             questions,
             path,
@@ -309,16 +323,14 @@ mod tests {
     async fn the_socket_is_its_owners_and_goes_with_the_server() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("occtl.socket");
-        let socket = ControlSocket::bind(&path).unwrap();
+        let socket = bind(&path).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o711);
-        let (sender, questions) = mpsc::channel(1);
-        drop(questions);
-        socket.serve(0, sender).await;
+        drop(socket);
         assert!(!path.exists());
 
         std::fs::write(&path, "a file").unwrap();
-        assert!(ControlSocket::bind(&path).is_err());
+        assert!(bind(&path).is_err());
         assert!(path.exists(), "what is no socket is not removed");
     }
 }

@@ -1,6 +1,9 @@
 //! What scripts are told about a session (behaviour.md §7).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use ocserv_proto::config::{PortProtocol, PortRule, PortRules};
 
 /// Longest text of a client that is passed on, in bytes; the gate keeps the same bound, but is not
 /// trusted.
@@ -45,34 +48,29 @@ pub const NAMES: [&str; 33] = [
 
 /// Which script runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum Hook {
     /// `connect-script`.
     Connect,
     /// `host-update-script`.
     HostUpdate,
     /// `disconnect-script`.
-    Disconnect {
-        /// Bytes from the client.
-        bytes_in: u64,
-        /// Bytes to the client.
-        bytes_out: u64,
-        /// Seconds of the connection.
-        duration: u64,
-    },
+    Disconnect,
 }
 
-/// `restrict-user-to-ports`, in the form of the variables: `tcp 443 udp 53 icmp all `.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortRules {
-    /// Only these.
-    Allow(String),
-    /// All but these.
-    Deny(String),
+impl Hook {
+    /// Value of `REASON`.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::HostUpdate => "host-update",
+            Self::Disconnect => "disconnect",
+        }
+    }
 }
 
 /// A session as scripts see it.
 #[derive(Clone, Debug)]
-pub struct ScriptSession {
+pub struct ScriptContext {
     /// Number of the connection.
     pub id: u32,
     /// The client's address.
@@ -109,12 +107,14 @@ pub struct ScriptSession {
     pub restrict_to_routes: bool,
     /// `restrict-user-to-ports`.
     pub ports: Option<PortRules>,
+    /// For the disconnect script: bytes from and to the client, and how long it was connected.
+    pub totals: Option<(u64, u64, Duration)>,
 }
 
 /// The variables of a script, without those that have no value (the reference leaves them out too).
-pub fn environment(session: &ScriptSession, reason: Reason) -> Vec<(&'static str, String)> {
+pub fn environment(session: &ScriptContext, hook: Hook) -> Vec<(&'static str, String)> {
     let mut env = vec![
-        ("REASON", reason_word(reason).to_owned()),
+        ("REASON", hook.reason().to_owned()),
         ("ID", session.id.to_string()),
         ("IP_REAL", session.remote.to_string()),
         ("IP_REAL_LOCAL", session.local.to_string()),
@@ -131,15 +131,10 @@ pub fn environment(session: &ScriptSession, reason: Reason) -> Vec<(&'static str
         env.push(("HOSTNAME", client_text(hostname)));
         env.push(("REMOTE_HOSTNAME", client_text(hostname)));
     }
-    if let Reason::Disconnect {
-        bytes_in,
-        bytes_out,
-        duration,
-    } = reason
-    {
+    if let Some((bytes_in, bytes_out, duration)) = session.totals {
         env.push(("STATS_BYTES_IN", bytes_in.to_string()));
         env.push(("STATS_BYTES_OUT", bytes_out.to_string()));
-        env.push(("STATS_DURATION", duration.to_string()));
+        env.push(("STATS_DURATION", duration.as_secs().to_string()));
     }
     push_list(
         &mut env,
@@ -153,25 +148,36 @@ pub fn environment(session: &ScriptSession, reason: Reason) -> Vec<(&'static str
     if session.restrict_to_routes {
         env.push(("OCSERV_RESTRICT_TO_ROUTES", "1".to_owned()));
     }
-    match &session.ports {
-        Some(PortRules::Allow(ports)) => env.push(("OCSERV_ALLOW_PORTS", ports.clone())),
-        Some(PortRules::Deny(ports)) => env.push(("OCSERV_DENY_PORTS", ports.clone())),
-        None => {}
+    if let Some(ports) = &session.ports {
+        let name = if ports.deny {
+            "OCSERV_DENY_PORTS"
+        } else {
+            "OCSERV_ALLOW_PORTS"
+        };
+        env.push((name, ports.rules.iter().map(port_pair).collect()));
     }
     env
 }
 
-fn reason_word(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Connect => "connect",
-        Reason::HostUpdate => "host-update",
-        Reason::Disconnect { .. } => "disconnect",
+/// Protocol and port, each followed by a blank.
+fn port_pair(rule: &PortRule) -> String {
+    let protocol = match rule.protocol {
+        PortProtocol::Tcp => "tcp",
+        PortProtocol::Udp => "udp",
+        PortProtocol::Sctp => "sctp",
+        PortProtocol::Esp => "esp",
+        PortProtocol::Icmp => "icmp",
+        PortProtocol::Icmpv6 => "icmpv6",
+    };
+    match rule.port {
+        Some(port) => format!("{protocol} {port} "),
+        None => format!("{protocol} all "),
     }
 }
 
 /// An IPv6-only session has its addresses in `IP_LOCAL` and `IP_REMOTE` too: the reference means to
 /// do that and does not.
-fn push_addresses(session: &ScriptSession, env: &mut Vec<(&'static str, String)>) {
+fn push_addresses(session: &ScriptContext, env: &mut Vec<(&'static str, String)>) {
     let main = session
         .ipv4
         .map(|(local, remote)| (local.to_string(), remote.to_string()))
@@ -226,8 +232,22 @@ fn client_text(text: &str) -> String {
 pub(super) mod tests {
     use super::*;
 
-    pub fn session() -> ScriptSession {
-        ScriptSession {
+    fn rules(deny: bool) -> PortRules {
+        let rules = vec![
+            PortRule {
+                protocol: PortProtocol::Tcp,
+                port: Some(443),
+            },
+            PortRule {
+                protocol: PortProtocol::Icmp,
+                port: None,
+            },
+        ];
+        PortRules { deny, rules }
+    }
+
+    pub fn session() -> ScriptContext {
+        ScriptContext {
             id: 7,
             remote: "203.0.113.5".parse().unwrap(),
             local: "198.51.100.1".parse().unwrap(),
@@ -248,12 +268,13 @@ pub(super) mod tests {
             no_routes: vec!["10.10.5.0/255.255.255.0".to_owned()],
             dns: vec!["192.168.77.1".parse().unwrap()],
             restrict_to_routes: true,
-            ports: Some(PortRules::Allow("tcp 443 icmp all ".to_owned())),
+            ports: Some(rules(false)),
+            totals: None,
         }
     }
 
-    fn lines(session: &ScriptSession, reason: Reason) -> Vec<String> {
-        let mut lines: Vec<_> = environment(session, reason)
+    fn lines(session: &ScriptContext, hook: Hook) -> Vec<String> {
+        let mut lines: Vec<_> = environment(session, hook)
             .iter()
             .map(|(k, v)| format!("{k}={v}"))
             .collect();
@@ -263,10 +284,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_dual_stack_session_has_all_variables() {
-        let reason = Reason::Disconnect {
-            bytes_in: 5,
-            bytes_out: u64::MAX,
-            duration: 9,
+        let totals = Some((5, u64::MAX, Duration::from_millis(9999)));
+        let ended = ScriptContext {
+            totals,
+            ..session()
         };
         let mut expected = [
             "DEVICE=vpns0",
@@ -301,16 +322,16 @@ pub(super) mod tests {
             "VHOST=default",
         ];
         expected.sort_unstable();
-        assert_eq!(lines(&session(), reason), expected);
+        assert_eq!(lines(&ended, Hook::Disconnect), expected);
     }
 
     #[test]
     fn ipv6_only_sessions_fill_the_common_names() {
-        let only = ScriptSession {
+        let only = ScriptContext {
             ipv4: None,
             ..session()
         };
-        let lines = lines(&only, Reason::Connect);
+        let lines = lines(&only, Hook::Connect);
         assert!(lines.contains(&"IP_LOCAL=fd00::1".to_owned()));
         assert!(lines.contains(&"IP_REMOTE=fd00::7".to_owned()));
         assert!(lines.contains(&"REASON=connect".to_owned()));
@@ -319,7 +340,7 @@ pub(super) mod tests {
 
     #[test]
     fn values_that_are_missing_are_left_out() {
-        let bare = ScriptSession {
+        let bare = ScriptContext {
             ipv6: None,
             hostname: None,
             routes: Vec::new(),
@@ -329,7 +350,7 @@ pub(super) mod tests {
             ports: None,
             ..session()
         };
-        let lines = lines(&bare, Reason::HostUpdate);
+        let lines = lines(&bare, Hook::HostUpdate);
         let absent = ["IPV6_", "HOSTNAME", "REMOTE_HOSTNAME", "OCSERV_"];
         assert!(
             !lines
@@ -341,12 +362,12 @@ pub(super) mod tests {
 
     #[test]
     fn client_texts_carry_no_control_characters_and_are_cut() {
-        let hostile = ScriptSession {
+        let hostile = ScriptContext {
             user_agent: format!("a\n\0\x1b[2Jb{}", "é".repeat(100)),
             username: "us\ner".to_owned(),
             ..session()
         };
-        let env = environment(&hostile, Reason::Connect);
+        let env = environment(&hostile, Hook::Connect);
         let value = |name| env.iter().find(|(key, _)| *key == name).unwrap().1.clone();
         assert!(value("USER_AGENT").starts_with("a???[2Jbé"));
         assert!(value("USER_AGENT").len() <= MAX_CLIENT_TEXT);
@@ -355,19 +376,18 @@ pub(super) mod tests {
 
     #[test]
     fn every_variable_is_in_the_list_of_names() {
-        let denied = ScriptSession {
-            ports: Some(PortRules::Deny(String::new())),
+        let totals = Some((0, 0, Duration::ZERO));
+        let denied = ScriptContext {
+            ports: Some(rules(true)),
+            totals,
             ..session()
         };
-        let reason = Reason::Disconnect {
-            bytes_in: 0,
-            bytes_out: 0,
-            duration: 0,
-        };
-        for (name, _) in environment(&session(), reason)
-            .iter()
-            .chain(&environment(&denied, reason))
-        {
+        let (first, second) = (
+            environment(&session(), Hook::Connect),
+            environment(&denied, Hook::Disconnect),
+        );
+        assert!(second.contains(&("OCSERV_DENY_PORTS", "tcp 443 icmp all ".to_owned())));
+        for (name, _) in first.iter().chain(&second) {
             assert!(NAMES.contains(name), "{name}");
         }
     }

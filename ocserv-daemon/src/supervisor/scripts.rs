@@ -12,7 +12,12 @@ use nix::unistd::Pid;
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::script_env::NAMES;
+use ocserv_proto::config::{Config, Route};
+
+use super::route_command::{self, RouteCommandError};
+use super::script_env::{NAMES, environment};
+
+pub use super::script_env::{Hook, ScriptContext};
 
 /// A script that runs longer is killed; a connect script's session is refused then.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -52,14 +57,47 @@ pub enum ScriptError {
         /// What it was given.
         deadline: Duration,
     },
+    /// A route command was not built.
+    #[error(transparent)]
+    Route(#[from] RouteCommandError),
 }
 
-/// Runs the script at `path` with these variables beside the server's environment. If this future
-/// is dropped, the script is killed.
+/// Runs the configured script of `hook`, if there is one. If this future is dropped, the script is
+/// killed.
 ///
 /// # Errors
-/// If it does not exit with 0 in time.
-pub async fn run_script(
+/// If it does not exit with 0 before [`DEADLINE`].
+pub async fn run_hook(
+    config: &Config,
+    hook: Hook,
+    context: &ScriptContext,
+) -> Result<(), ScriptError> {
+    let path = match hook {
+        Hook::Connect => &config.connect_script,
+        Hook::HostUpdate => &config.host_update_script,
+        Hook::Disconnect => &config.disconnect_script,
+    };
+    match path {
+        Some(path) => run_script(path, &environment(context, hook), DEADLINE).await,
+        None => Ok(()),
+    }
+}
+
+/// Runs `route-add-cmd` or `route-del-cmd` for a route, by `/bin/sh -c`.
+///
+/// # Errors
+/// If it cannot be built, or does not exit with 0 before [`DEADLINE`].
+pub async fn run_route_command(
+    template: &str,
+    route: &Route,
+    device: &str,
+) -> Result<(), ScriptError> {
+    let line = route_command::expand(template, route, device)?;
+    run_shell(&line, DEADLINE).await
+}
+
+/// Runs the script at `path` with these variables beside the server's environment.
+async fn run_script(
     path: &Path,
     env: &[(&'static str, String)],
     deadline: Duration,
@@ -72,12 +110,8 @@ pub async fn run_script(
     run(command, path.display().to_string(), deadline).await
 }
 
-/// Runs an expanded `route-add-cmd` or `route-del-cmd` by `/bin/sh -c`. The text comes from the
-/// configuration and from `route_command::expand`, never from a client.
-///
-/// # Errors
-/// If it does not exit with 0 in time.
-pub async fn run_shell(line: &str, deadline: Duration) -> Result<(), ScriptError> {
+/// The text comes from the configuration and from [`route_command::expand`], never from a client.
+async fn run_shell(line: &str, deadline: Duration) -> Result<(), ScriptError> {
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(line);
     run(command, format!("'{line}'"), deadline).await
@@ -158,7 +192,6 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::super::script_env::tests::session;
-    use super::super::script_env::{Reason, environment};
     use super::*;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
@@ -186,7 +219,7 @@ mod tests {
             out.display()
         );
         let path = script(directory.path(), &text);
-        let env = environment(&session(), Reason::Connect);
+        let env = environment(&session(), Hook::Connect);
         run_script(&path, &env, LONG).await.unwrap();
         let written = std::fs::read_to_string(&out).unwrap();
         assert!(
