@@ -214,7 +214,6 @@ impl ConnectAnswer {
         head.optional("X-DTLS-Keepalive", seconds(self.keepalive));
         head.header("X-DTLS-App-ID", hex::encode(dtls.app_id));
         head.header("X-DTLS-CipherSuite", "PSK-NEGOTIATE");
-        head.header("X-DTLS-MTU", self.mtu.tunnel);
     }
 
     /// The IPv6 lease, unless client or MTU forbid it (protocol.md 9.7).
@@ -280,6 +279,216 @@ impl Head {
                 Some(mask) => self.header(name, format_args!("{}/{mask}", route.net)),
                 None => self.header(&format!("{name}-IP6"), route.cidr()),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dtls::Cipher;
+    use crate::mtu::{MtuInput, negotiate};
+
+    const FROZEN: &str = include_str!("testdata/answer-ocserv-1.1.6.txt");
+
+    fn client(headers: &[(&str, &str)]) -> ConnectRequest {
+        ConnectRequest::parse(headers.iter().copied())
+    }
+
+    fn openconnect() -> ConnectRequest {
+        client(&[
+            ("User-Agent", "Open AnyConnect VPN Agent v9.01-3"),
+            ("X-CSTP-Full-IPv6-Capability", "true"),
+        ])
+    }
+
+    fn route(net: &str, prefix: u8) -> Route {
+        Route {
+            net: net.parse().unwrap(),
+            prefix,
+        }
+    }
+
+    fn answer() -> ConnectAnswer {
+        let mut app_id = [0; 32];
+        let app_id_hex = "59e4ae57fd396cb9ed92128444d7d6f1e80715ff31e9532655ed8b06004ce552";
+        hex::decode_to_slice(app_id_hex, &mut app_id).unwrap();
+        ConnectAnswer {
+            included_headers: vec![],
+            server_name: "ocserv 1.1.6".into(),
+            hostname: Some("vm".into()),
+            dpd: Some(Duration::from_secs(10)),
+            default_domain: Some("example.com".into()),
+            ipv4: Some((
+                Ipv4Addr::new(10, 98, 0, 190),
+                Ipv4Addr::new(255, 255, 255, 0),
+            )),
+            ipv6: Some(("fd98::1950:2c2b:bd9d:6cef".parse().unwrap(), 128)),
+            dns: vec!["10.98.0.1".parse().unwrap(), "fd98::1".parse().unwrap()],
+            nbns: vec!["10.98.0.3".parse().unwrap()],
+            split_dns: vec!["example.com".into()],
+            routes: vec![route("10.50.0.0", 16), route("fd50::", 64)],
+            no_routes: vec![route("10.50.9.0", 24)],
+            tunnel_all_dns: false,
+            client_bypass_protocol: false,
+            keepalive: Some(Duration::from_secs(32400)),
+            idle_timeout: Some(Duration::from_secs(1200)),
+            dyndns: false,
+            rekey: Some(Rekey {
+                time: Duration::from_secs(172801),
+                method: RekeyMethod::Ssl,
+            }),
+            proxy_url: None,
+            session_timeout: Some((Duration::from_secs(7200), Duration::from_secs(7200))),
+            custom_headers: vec![],
+            username: "test".into(),
+            groupname: String::new(),
+            dtls: Some(DtlsAnswer {
+                port: 443,
+                app_id,
+                rekey_in_place: true,
+            }),
+            mtu: negotiate(&MtuInput {
+                start: 1500,
+                client_base: Some(1500),
+                client_tunnel: None,
+                path: None,
+                ipv6_lease: true,
+                outer_ipv6: false,
+                protection: Cipher::Aes256Gcm.into(),
+            }),
+            banner: Some("Hello there".into()),
+        }
+    }
+
+    fn written(answer: &ConnectAnswer, client: &ConnectRequest) -> String {
+        String::from_utf8(answer.write(client)).unwrap()
+    }
+
+    #[test]
+    fn equals_what_the_reference_sends() {
+        assert_eq!(
+            written(&answer(), &openconnect()),
+            FROZEN.replace('\n', "\r\n")
+        );
+    }
+
+    #[test]
+    fn nothing_configured() {
+        let bare = ConnectAnswer {
+            dpd: None,
+            routes: vec![],
+            keepalive: None,
+            idle_timeout: None,
+            rekey: None,
+            session_timeout: None,
+            dtls: None,
+            banner: None,
+            ..answer()
+        };
+        let text = written(&bare, &openconnect());
+        assert!(
+            text.contains("X-CSTP-Tunnel-All-DNS: true\r\n"),
+            "implied by the default route"
+        );
+        assert!(text.contains("X-CSTP-Idle-Timeout: none\r\n"));
+        assert!(text.contains("X-CSTP-Rekey-Method: none\r\n"));
+        assert!(text.contains("X-CSTP-Session-Timeout: 0\r\n"));
+        for absent in [
+            "DPD",
+            "Split-Include",
+            "Keepalive: 3",
+            "Rekey-Time",
+            "X-DTLS",
+            "Banner",
+        ] {
+            assert!(!text.contains(absent), "{absent}");
+        }
+        assert!(text.ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn old_clients_get_ipv6_in_the_old_form() {
+        let old = client(&[("User-Agent", "AnyConnect Windows 3.0")]);
+        let mut reply = answer();
+        reply.ipv6 = Some(("2001:db8::1234".parse().unwrap(), 112));
+        let text = written(&reply, &old);
+        assert!(text.contains("X-CSTP-Address: 2001:db8::1234\r\n"));
+        assert!(text.contains("X-CSTP-Netmask: 2001:db8::/112\r\n"));
+        assert!(
+            !text.contains("fd98::1") && !text.contains("fd50::"),
+            "no names, no routes"
+        );
+    }
+
+    #[test]
+    fn families_that_the_client_does_not_want_are_left_out() {
+        let v4 = client(&[
+            ("X-CSTP-Address-Type", "IPv4"),
+            ("X-CSTP-Full-IPv6-Capability", "true"),
+        ]);
+        let text = written(&answer(), &v4);
+        assert!(text.contains("X-CSTP-Address: 10.98.0.190") && !text.contains(": fd"));
+        let v6 = client(&[
+            ("X-CSTP-Address-Type", "IPv6"),
+            ("X-CSTP-Full-IPv6-Capability", "true"),
+        ]);
+        let text = written(&answer(), &v6);
+        assert!(text.contains("X-CSTP-Address-IP6: fd98::") && !text.contains(" 10."));
+    }
+
+    #[test]
+    fn ipv6_needs_the_mtu_for_it() {
+        let mut reply = answer();
+        reply.mtu.ipv6 = false;
+        assert!(!written(&reply, &openconnect()).contains("X-CSTP-Address-IP6"));
+    }
+
+    #[test]
+    fn anyconnect_has_headers_of_its_own() {
+        let ios = client(&[
+            ("User-Agent", "Cisco AnyConnect VPN Agent for Apple iPhone"),
+            ("X-CSTP-Full-IPv6-Capability", "true"),
+        ]);
+        let text = written(&answer(), &ios);
+        assert!(text.contains("X-CSTP-DNS: 10.98.0.1\r\nX-CSTP-DNS-IP6: fd98::1\r\n"));
+        assert!(text.contains("X-CSTP-Split-Include-IP6: 2000::/3\r\n"));
+        assert!(!written(&answer(), &openconnect()).contains("2000::/3"));
+    }
+
+    #[test]
+    fn custom_lines_are_filled_in_and_come_before_dtls() {
+        let mut reply = answer();
+        reply.included_headers = vec!["Strict-Transport-Security: max-age=1".into()];
+        reply.custom_headers = vec!["X-My: %{U} of %{G}".into()];
+        reply.proxy_url = Some("http://pac/%{U}".into());
+        reply.groupname = "staff".into();
+        let text = written(&reply, &openconnect());
+        let second = text.lines().nth(1);
+        assert_eq!(second, Some("Strict-Transport-Security: max-age=1"));
+        assert!(text.contains("accept\r\nX-My: test of staff\r\nX-DTLS-DPD: 10\r\n"));
+        assert!(text.contains("X-CSTP-MSIE-Proxy-PAC-URL: http://pac/test\r\n"));
+    }
+
+    proptest! {
+        /// Whatever the texts hold, the number of lines is the same.
+        #[test]
+        fn no_value_begins_a_header(text in "[\\x00-\\x7f\u{80}-\u{9f}\u{2028}]{0,40}") {
+            let mut reply = answer();
+            reply.custom_headers = vec!["X-My: %{U}".into()];
+            let lines = written(&reply, &openconnect()).matches('\n').count();
+            reply.username = text.clone();
+            reply.hostname = Some(text.clone());
+            reply.banner = Some(text.clone());
+            reply.default_domain = Some(text.clone());
+            reply.split_dns = vec![text.clone()];
+            reply.server_name = text;
+            let bytes = reply.write(&openconnect());
+            prop_assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), lines);
+            prop_assert_eq!(bytes.iter().filter(|byte| **byte == b'\r').count(), lines);
+            prop_assert!(!bytes.contains(&0));
         }
     }
 }

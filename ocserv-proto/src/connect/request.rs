@@ -201,3 +201,195 @@ fn mtu_number(value: &str) -> Option<u16> {
     let number = value.parse().ok().filter(|_| digits)?;
     (1..=mtu::MAXIMUM).contains(&number).then_some(number)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COOKIE_VALUE: &str = "ACCi+aT3ETZIMOezrI4wFIPWJjh2jofGyIgyd1HrSJQ=";
+
+    fn parse(headers: &[(&str, &str)]) -> ConnectRequest {
+        ConnectRequest::parse(headers.iter().copied())
+    }
+
+    /// The frozen request of openconnect 9.01 (GnuTLS) to ocserv 1.1.6.
+    #[test]
+    fn reads_openconnect_9_01() {
+        let head = include_str!("testdata/request-openconnect-9.01.txt");
+        let request = ConnectRequest::parse(
+            head.lines()
+                .skip(1)
+                .filter_map(|line| line.split_once(": ")),
+        );
+        let cookie = request.cookie.as_ref().unwrap().expose();
+        assert_eq!((cookie.len(), &cookie[..3]), (32, &[0x00, 0x20, 0xa2][..]));
+        assert_eq!(request.user_agent, "Open AnyConnect VPN Agent v9.01-3");
+        assert_eq!(request.class, ClientClass::OpenConnect);
+        assert_eq!(request.hostname.as_deref(), Some("vm"));
+        assert_eq!(
+            (request.base_mtu, request.tunnel_mtu),
+            (Some(1500), Some(1390))
+        );
+        assert!(request.wants_ipv4 && request.wants_ipv6 && request.full_ipv6);
+        assert!(request.dtls_psk);
+        assert!(!request.is_mobile());
+    }
+
+    #[test]
+    fn tunnel_targets() {
+        assert!(is_tunnel_target("/CSCOSSLC/tunnel"));
+        assert!(is_tunnel_target("CSCOSSLC/tunnel"));
+        assert!(!is_tunnel_target("/CSCOSSLC/tunnel/"));
+        assert!(!is_tunnel_target("/"));
+    }
+
+    #[test]
+    fn mtu_headers_out_of_range() {
+        let bad = [
+            "16385",
+            "65535",
+            "65536",
+            "4294967297",
+            "18446744073709551617",
+            "-1",
+            "-1500",
+            "0",
+            "+1500",
+            "1500x",
+            "0x5dc",
+            "",
+            " ",
+            "1e3",
+            "１５００",
+            "1500.0",
+        ];
+        for value in bad {
+            let request = parse(&[("X-CSTP-Base-MTU", value), ("X-CSTP-MTU", value)]);
+            assert_eq!(
+                (request.base_mtu, request.tunnel_mtu),
+                (None, None),
+                "{value:?}"
+            );
+        }
+        for (value, number) in [("1", 1), ("1500", 1500), (" 16384\t", 16384)] {
+            assert_eq!(parse(&[("X-CSTP-Base-MTU", value)]).base_mtu, Some(number));
+        }
+    }
+
+    #[test]
+    fn cookie_is_found_among_others_in_any_header_case() {
+        let value = format!("webvpnc=bu:/&p:t; webvpnx=1;webvpn={COOKIE_VALUE} ; z=1");
+        assert!(parse(&[("cookie", &value)]).cookie.is_some());
+        let value = format!("webvpn={COOKIE_VALUE}");
+        assert!(
+            parse(&[("COOKIE", "a=b"), ("Cookie", &value)])
+                .cookie
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn cookie_of_any_other_length_is_no_cookie() {
+        let long = COOKIE_VALUE.repeat(400);
+        let unpadded = COOKIE_VALUE.trim_end_matches('=');
+        let bytes_33 = "A".repeat(44);
+        let url_alphabet = COOKIE_VALUE.replace('+', "-");
+        for value in ["", "AAAA", &long, unpadded, &bytes_33, &url_alphabet] {
+            let header = format!("webvpn={value}");
+            assert_eq!(parse(&[("Cookie", &header)]).cookie, None, "{value}");
+        }
+        assert_eq!(
+            parse(&[("Cookie", &format!("xwebvpn={COOKIE_VALUE}"))]).cookie,
+            None
+        );
+    }
+
+    #[test]
+    fn host_names_are_labels() {
+        let name = |value: &str| parse(&[("X-CSTP-Hostname", value)]).hostname;
+        assert_eq!(name("laptop.example.com").as_deref(), Some("laptop"));
+        assert_eq!(name("A-1").as_deref(), Some("A-1"));
+        assert_eq!(name(&"a".repeat(63)), Some("a".repeat(63)));
+        let long = "a".repeat(64);
+        for bad in [
+            "",
+            ".x",
+            "-a",
+            "a-",
+            "a_b",
+            "a b",
+            "ä",
+            "192.0.2.1",
+            "::1",
+            "$(id)",
+            &long,
+        ] {
+            assert_eq!(name(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn mobile_clients_by_platform() {
+        let platform = |value: &str| parse(&[("X-AnyConnect-Identifier-Platform", value)]);
+        assert!(platform("Android").is_mobile());
+        assert!(platform("apple-ios").is_mobile());
+        assert!(!platform("linux-64").is_mobile());
+        assert!(
+            !platform("apple-ios").is_anyconnect_ios(),
+            "openconnect may say so too"
+        );
+    }
+
+    #[test]
+    fn texts_are_cut_and_cleaned() {
+        let agent = format!("a\u{1b}[0m{}", "ü".repeat(80));
+        let request = parse(&[("User-Agent", &agent)]);
+        assert!(request.user_agent.len() <= 63);
+        assert!(request.user_agent.starts_with("a[0mü"));
+    }
+
+    #[test]
+    fn psk_is_a_token_not_a_substring() {
+        let offers = |name: &str, value: &str| parse(&[(name, value)]).dtls_psk;
+        assert!(offers("X-DTLS-CipherSuite", "AES256-SHA:PSK-NEGOTIATE"));
+        assert!(offers("X-DTLS12-CipherSuite", "PSK-NEGOTIATE"));
+        assert!(!offers("X-DTLS-CipherSuite", "NO-PSK-NEGOTIATE:AES256-SHA"));
+    }
+
+    #[test]
+    fn version_3_of_openconnect_gets_no_ipv6() {
+        let request = parse(&[
+            ("User-Agent", "Open AnyConnect VPN Agent v3.14"),
+            ("X-CSTP-Full-IPv6-Capability", "true"),
+        ]);
+        assert!(request.wants_ipv4 && !request.wants_ipv6 && !request.full_ipv6);
+    }
+
+    const NAMES: [&[u8]; 6] = [
+        b"Cookie",
+        b"X-CSTP-Hostname",
+        b"X-CSTP-MTU",
+        b"User-Agent",
+        b"X-CSTP-Address-Type",
+        b"\xff",
+    ];
+
+    proptest! {
+        #[test]
+        fn any_header_bytes_are_taken(
+            headers in prop::collection::vec(
+                (prop::sample::select(&NAMES[..]),
+                 prop_oneof![
+                    prop::collection::vec(any::<u8>(), 0..80),
+                    "webvpn=[A-Za-z0-9+/=]{40,48}".prop_map(String::into_bytes)]),
+                0..12),
+        ) {
+            let request = ConnectRequest::parse(headers);
+            prop_assert!(request.cookie.is_none_or(|cookie| cookie.len() == 32));
+            prop_assert!(request.user_agent.len() <= 63);
+            prop_assert!(request.base_mtu.is_none());
+        }
+    }
+}

@@ -277,3 +277,244 @@ fn additional_data(header: &RecordHeader, plain_len: usize) -> [u8; AAD] {
     data[11..].copy_from_slice(&(plain_len as u16).to_be_bytes());
     data
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dtls::vectors::Exchange;
+    use crate::secret::Secret;
+
+    const CIPHERS: [Cipher; 3] = [
+        Cipher::Aes128Gcm,
+        Cipher::Aes256Gcm,
+        Cipher::ChaCha20Poly1305,
+    ];
+
+    fn keys(cipher: Cipher, epoch: u16) -> ChannelKeys {
+        let bytes = |len: usize, seed: u8| {
+            Secret::new((0..len as u8).map(|n| n.wrapping_mul(7) ^ seed).collect())
+        };
+        ChannelKeys {
+            cipher,
+            epoch,
+            next_send: 1,
+            next_receive: 1,
+            client_key: bytes(cipher.key_len(), 1),
+            client_iv: bytes(cipher.iv_len(), 2),
+            server_key: bytes(cipher.key_len(), 3),
+            server_iv: bytes(cipher.iv_len(), 4),
+        }
+    }
+
+    fn swapped(keys: &ChannelKeys) -> ChannelKeys {
+        ChannelKeys {
+            client_key: keys.server_key.clone(),
+            client_iv: keys.server_iv.clone(),
+            server_key: keys.client_key.clone(),
+            server_iv: keys.client_iv.clone(),
+            ..keys.clone()
+        }
+    }
+
+    /// Both ends of a channel.
+    fn pair(cipher: Cipher, epoch: u16) -> (DtlsChannel, DtlsChannel) {
+        let keys = keys(cipher, epoch);
+        (
+            DtlsChannel::new(&keys).unwrap(),
+            DtlsChannel::new(&swapped(&keys)).unwrap(),
+        )
+    }
+
+    fn sealed(channel: &DtlsChannel, sequence: u64, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; payload.len() + channel.overhead()];
+        let len = channel.seal(sequence, 0, payload, &mut out).unwrap();
+        assert_eq!(len, out.len());
+        out
+    }
+
+    #[test]
+    fn opens_what_gnutls_sealed() {
+        for exchange in Exchange::all() {
+            let keys = exchange.keys();
+            let server = DtlsChannel::new(&keys).unwrap();
+            let client = DtlsChannel::new(&swapped(&keys)).unwrap();
+            let windows = [ReplayWindow::new(), ReplayWindow::new()];
+            for record in &exchange.records {
+                let channel = if record.from_client { &server } else { &client };
+                let window = &windows[usize::from(record.from_client)];
+                let mut wire = record.wire.clone();
+                let opened = channel.open(&mut wire, window).unwrap();
+                assert_eq!(opened.plaintext, record.plaintext);
+                assert_eq!(opened.content_type as u8, record.wire[0]);
+            }
+            assert!(exchange.records.len() >= 5);
+        }
+    }
+
+    /// GnuTLS counts the explicit nonce as we do, so sealing gives the very bytes of the capture.
+    #[test]
+    fn seals_as_gnutls_did() {
+        for exchange in Exchange::all() {
+            let server = DtlsChannel::new(&exchange.keys()).unwrap();
+            let data = exchange
+                .records
+                .iter()
+                .filter(|record| !record.from_client && record.wire[0] == 23);
+            for record in data.clone() {
+                let header = RecordHeader::parse(&record.wire).unwrap();
+                let (kind, payload) = record.plaintext.split_first().unwrap();
+                let mut out = [0; 2000];
+                let len = server
+                    .seal(header.sequence, *kind, payload, &mut out)
+                    .unwrap();
+                assert_eq!(hex::encode(&out[..len]), hex::encode(&record.wire));
+            }
+            assert!(data.count() > 0);
+        }
+    }
+
+    #[test]
+    fn overhead_is_that_of_the_mtu_table() {
+        for cipher in CIPHERS {
+            let (server, _) = pair(cipher, 1);
+            let table = usize::from(crate::mtu::Protection::from(cipher).overhead());
+            assert_eq!(server.overhead(), table + TYPE_BYTE);
+            assert!(server.headroom() <= MAX_HEADROOM);
+        }
+    }
+
+    #[test]
+    fn every_length_survives() {
+        for cipher in CIPHERS {
+            let (server, client) = pair(cipher, 1);
+            let window = ReplayWindow::new();
+            for length in 0..=1500usize {
+                let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
+                let mut record = sealed(&server, length as u64, &payload);
+                let opened = client.open(&mut record, &window).unwrap();
+                assert_eq!(opened.content_type, ContentType::ApplicationData);
+                assert_eq!(opened.plaintext[0], 0);
+                assert_eq!(opened.plaintext[1..], payload);
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed_and_moves_no_window() {
+        for cipher in CIPHERS {
+            let (server, client) = pair(cipher, 1);
+            let window = ReplayWindow::new();
+            let record = sealed(&server, 70_000, b"an inner packet");
+            for bit in 0..record.len() * 8 {
+                let mut forged = record.clone();
+                forged[bit / 8] ^= 1 << (bit % 8);
+                assert!(
+                    client.open(&mut forged, &window).is_err(),
+                    "bit {bit} of {cipher:?}"
+                );
+            }
+            assert!(window.would_accept(70_000));
+            assert!(client.open(&mut record.clone(), &window).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_replay_is_refused_before_it_is_decrypted() {
+        let (server, client) = pair(Cipher::ChaCha20Poly1305, 1);
+        let window = ReplayWindow::new();
+        let record = sealed(&server, 9, b"once");
+        assert!(client.open(&mut record.clone(), &window).is_ok());
+        let mut again = record.clone();
+        assert_eq!(client.open(&mut again, &window), Err(DropReason::Replay));
+        assert_eq!(again, record, "untouched");
+    }
+
+    #[test]
+    fn other_epochs_versions_and_lengths_are_malformed() {
+        let (server, _) = pair(Cipher::Aes256Gcm, 2);
+        let (_, client) = pair(Cipher::Aes256Gcm, 1);
+        let window = ReplayWindow::new();
+        let malformed = |mut record: Vec<u8>| {
+            assert_eq!(
+                client.open(&mut record, &window),
+                Err(DropReason::Malformed)
+            );
+        };
+        malformed(sealed(&server, 1, b"epoch"));
+        let (server, _) = pair(Cipher::Aes256Gcm, 1);
+        let record = sealed(&server, 1, b"fine");
+        malformed([&record[..], &[0]].concat());
+        malformed(record[..record.len() - 1].to_vec());
+        let mut version = record;
+        version[2] = 0xff;
+        malformed(version);
+        for length in 0..24u8 {
+            let mut short = vec![23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, length];
+            short.resize(13 + usize::from(length), 0);
+            malformed(short);
+        }
+    }
+
+    #[test]
+    fn sealing_in_place_needs_its_room() {
+        let (server, client) = pair(Cipher::Aes128Gcm, 1);
+        let mut buffer = [7; 100];
+        let payload = 22..60;
+        assert_eq!(server.headroom(), 22);
+        assert_eq!(
+            server.seal_in_place(1, 3, &mut buffer, payload.clone()),
+            Ok(0..76)
+        );
+        assert_eq!(
+            buffer[76..],
+            [7; 24],
+            "nothing behind the record is touched"
+        );
+        let opened = client
+            .open(&mut buffer[..76], &ReplayWindow::new())
+            .unwrap();
+        assert_eq!(
+            (opened.plaintext[0], &opened.plaintext[1..]),
+            (3, &[7; 38][..])
+        );
+        let no_room = Err(ChannelError::NoRoom);
+        assert_eq!(server.seal_in_place(1, 0, &mut buffer, 21..60), no_room);
+        assert_eq!(server.seal_in_place(1, 0, &mut buffer, 22..85), no_room);
+        assert_eq!(
+            server.seal_in_place(1, 0, &mut vec![0; 70_000], 22..66_000),
+            no_room
+        );
+        assert_eq!(
+            server.seal(1, 0, &[0; 80], &mut buffer),
+            Err(ChannelError::NoRoom)
+        );
+    }
+
+    #[test]
+    fn keys_of_a_wrong_length_are_refused() {
+        let mut short = keys(Cipher::Aes256Gcm, 1);
+        short.server_key = Secret::new(vec![0; 16]);
+        assert_eq!(
+            DtlsChannel::new(&short).err(),
+            Some(ChannelError::KeyLength)
+        );
+        let mut long = keys(Cipher::Aes256Gcm, 1);
+        long.client_iv = Secret::new(vec![0; 12]);
+        assert_eq!(DtlsChannel::new(&long).err(), Some(ChannelError::KeyLength));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), length: u8) {
+            let mut record = vec![23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, length];
+            record.extend(&bytes);
+            for cipher in CIPHERS {
+                let (_, client) = pair(cipher, 1);
+                prop_assert!(client.open(&mut record.clone(), &ReplayWindow::new()).is_err());
+                prop_assert!(client.open(&mut bytes.clone(), &ReplayWindow::new()).is_err());
+            }
+        }
+    }
+}

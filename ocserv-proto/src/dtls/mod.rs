@@ -6,6 +6,8 @@ pub mod hello;
 mod keys;
 pub mod prf;
 pub mod record;
+#[cfg(test)]
+mod vectors;
 
 pub use channel::DtlsChannel;
 pub use control::DtlsControl;

@@ -86,3 +86,52 @@ fn prf(hash: hmac::Algorithm, secret: &[u8], label: &[u8], seed: &[u8], out: &mu
         a = mac(&[a.as_ref()]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtls::vectors::Exchange;
+
+    /// The well-known vector for P_SHA256 (posted to the TLS working group's list, 100 bytes).
+    #[test]
+    fn prf_sha256_vector() {
+        let secret = hex::decode("9bbe436ba940f017b17652849a71db35").unwrap();
+        let seed = hex::decode("a0ba9f936cda311827a6f796ffd5198c").unwrap();
+        let mut out = [0; 100];
+        prf(hmac::HMAC_SHA256, &secret, b"test label", &seed, &mut out);
+        let expected = "e3f229ba727be17b8d122620557cd453c2aab21d07c3d495329b52d4e61edb5a6b301791\
+                        e90d35c9c9a46b4e14baf9af0fa022f7077def17abfd3797c0564bab4fbc91666e9def9b\
+                        97fce34f796789baa48082d122ee42c5a72e5a5110fff70187347b66";
+        assert_eq!(hex::encode(out), expected);
+    }
+
+    #[test]
+    fn key_blocks_of_real_handshakes() {
+        for exchange in Exchange::all() {
+            let keys = exchange.keys();
+            let parts = [
+                &keys.client_key,
+                &keys.server_key,
+                &keys.client_iv,
+                &keys.server_iv,
+            ];
+            let block: Vec<u8> = parts
+                .iter()
+                .flat_map(|part| part.expose().to_vec())
+                .collect();
+            assert_eq!(block, exchange.key_block, "suite {:04x}", exchange.suite);
+            assert_eq!(keys.client_key.len(), keys.cipher.key_len());
+            assert_eq!(keys.server_iv.len(), keys.cipher.iv_len());
+        }
+    }
+
+    #[test]
+    fn unknown_suites_and_short_secrets_are_refused() {
+        let random = [1; 32];
+        // TLS_PSK_WITH_AES_128_CBC_SHA
+        let result = derive(0x008c, &[7; 48], &random, &random, 1, 1, 1);
+        assert_eq!(result.err(), Some(DeriveError::UnknownSuite(0x008c)));
+        let result = derive(0x00a8, &[7; 47], &random, &random, 1, 1, 1);
+        assert_eq!(result.err(), Some(DeriveError::MasterSecret));
+    }
+}
