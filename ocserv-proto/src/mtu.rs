@@ -119,3 +119,198 @@ pub fn negotiate(input: &MtuInput) -> Mtu {
         ipv6: input.ipv6_lease && tunnel >= IPV6_MINIMUM,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INPUT: MtuInput = MtuInput {
+        start: 1500,
+        client_base: Some(1500),
+        client_tunnel: None,
+        path: None,
+        ipv6_lease: false,
+        outer_ipv6: false,
+        protection: Protection::Gcm,
+    };
+
+    fn tunnel(input: MtuInput) -> u16 {
+        negotiate(&input).tunnel
+    }
+
+    #[test]
+    fn measured_results_for_a_link_of_1500() {
+        let by = |protection| {
+            tunnel(MtuInput {
+                protection,
+                ..INPUT
+            })
+        };
+        assert_eq!(by(Protection::Gcm), 1434);
+        assert_eq!(by(Protection::CbcSha1), 1406);
+        assert_eq!(by(Protection::None), 1472);
+        assert_eq!(by(Protection::ChaCha20Poly1305), 1442);
+        assert_eq!(by(Protection::CbcSha256), 1394);
+        assert_eq!(by(Protection::TripleDesSha1), 1422);
+        assert_eq!(
+            tunnel(MtuInput {
+                outer_ipv6: true,
+                ..INPUT
+            }),
+            1414
+        );
+    }
+
+    #[test]
+    fn ciphers_of_our_records() {
+        assert_eq!(Protection::from(Cipher::Aes128Gcm), Protection::Gcm);
+        assert_eq!(Protection::from(Cipher::Aes256Gcm), Protection::Gcm);
+        assert_eq!(Protection::from(Cipher::ChaCha20Poly1305).overhead(), 29);
+    }
+
+    #[test]
+    fn the_lowest_bound_wins_unless_it_is_below_the_floor() {
+        let link = |input| negotiate(&input).link;
+        assert_eq!(
+            link(MtuInput {
+                client_base: Some(1400),
+                ..INPUT
+            }),
+            1400
+        );
+        assert_eq!(
+            link(MtuInput {
+                client_base: Some(9000),
+                ..INPUT
+            }),
+            1500
+        );
+        assert_eq!(
+            link(MtuInput {
+                client_base: Some(800),
+                ..INPUT
+            }),
+            800
+        );
+        assert_eq!(
+            link(MtuInput {
+                client_base: Some(799),
+                ..INPUT
+            }),
+            1500
+        );
+        let ipv6 = MtuInput {
+            ipv6_lease: true,
+            ..INPUT
+        };
+        assert_eq!(
+            link(MtuInput {
+                client_base: Some(1279),
+                ..ipv6
+            }),
+            1500
+        );
+        assert_eq!(
+            link(MtuInput {
+                client_base: Some(1280),
+                ..ipv6
+            }),
+            1280
+        );
+        assert_eq!(
+            link(MtuInput {
+                path: Some(1450),
+                ..INPUT
+            }),
+            1450
+        );
+        assert_eq!(
+            link(MtuInput {
+                path: Some(68),
+                ..INPUT
+            }),
+            1500
+        );
+        assert_eq!(
+            link(MtuInput {
+                start: 100,
+                ..INPUT
+            }),
+            800
+        );
+        assert_eq!(
+            link(MtuInput {
+                start: 60_000,
+                client_base: None,
+                ..INPUT
+            }),
+            16384
+        );
+    }
+
+    #[test]
+    fn a_tunnel_mtu_counts_only_without_a_base_mtu() {
+        let link = |base, tunnel| {
+            negotiate(&MtuInput {
+                client_base: base,
+                client_tunnel: tunnel,
+                ..INPUT
+            })
+            .link
+        };
+        assert_eq!(link(None, Some(1300)), 1300 + 28 + 1 + 65);
+        assert_eq!(link(Some(1450), Some(1000)), 1450);
+        assert_eq!(link(None, None), 1500);
+    }
+
+    #[test]
+    fn ipv6_needs_1280_inside() {
+        let ipv6 = MtuInput {
+            ipv6_lease: true,
+            ..INPUT
+        };
+        assert!(negotiate(&ipv6).ipv6);
+        let at = |base| {
+            negotiate(&MtuInput {
+                client_base: Some(base),
+                ..ipv6
+            })
+        };
+        assert_eq!(
+            at(1346),
+            Mtu {
+                link: 1346,
+                tunnel: 1280,
+                ipv6: true
+            }
+        );
+        assert_eq!(
+            at(1345),
+            Mtu {
+                link: 1345,
+                tunnel: 1279,
+                ipv6: false
+            }
+        );
+        assert!(!negotiate(&INPUT).ipv6, "without a lease");
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_leads_out_of_the_bounds(
+            start: u16, client_base: Option<u16>, client_tunnel: Option<u16>, path: Option<u16>,
+            ipv6_lease: bool, outer_ipv6: bool,
+            protection in prop::sample::select(&[Protection::None, Protection::CbcSha256][..]),
+        ) {
+            let mtu = negotiate(&MtuInput {
+                start, client_base, client_tunnel, path, ipv6_lease, outer_ipv6, protection,
+            });
+            let floor = if ipv6_lease { IPV6_MINIMUM } else { IPV4_MINIMUM };
+            prop_assert!((floor..=MAXIMUM).contains(&mtu.link));
+            prop_assert!(mtu.tunnel < mtu.link && mtu.link - mtu.tunnel <= 48 + 77 + 1);
+            prop_assert!(!mtu.ipv6 || mtu.tunnel >= IPV6_MINIMUM);
+        }
+    }
+}

@@ -126,3 +126,112 @@ fn mirror(payload: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(payload);
     frame
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(seconds: u64) -> Now {
+        Duration::from_secs(seconds)
+    }
+
+    fn channel(dpd: u64, rekey: Option<u64>) -> CstpChannel {
+        CstpChannel::new(
+            CstpSettings {
+                dpd: secs(dpd),
+                rekey: rekey.map(secs),
+            },
+            secs(1000),
+        )
+    }
+
+    fn input(kind: PacketType, payload: &[u8]) -> CstpInput<'_> {
+        channel(90, None).received(secs(1001), &Frame { kind, payload })
+    }
+
+    #[test]
+    fn frames_and_their_meaning() {
+        assert_eq!(input(PacketType::Data, b"ip"), CstpInput::Packet(b"ip"));
+        assert_eq!(input(PacketType::Data, b""), CstpInput::Ignore);
+        let answer = b"STF\x01\0\x03\x04\0abc".to_vec();
+        assert_eq!(
+            input(PacketType::DpdRequest, b"abc"),
+            CstpInput::Respond(answer)
+        );
+        assert_eq!(
+            input(PacketType::Compressed, b"x"),
+            CstpInput::Ended(Ended::Error)
+        );
+        for kind in [
+            PacketType::DpdResponse,
+            PacketType::Keepalive,
+            PacketType::Unknown(77),
+        ] {
+            assert_eq!(input(kind, b"x"), CstpInput::Ignore);
+        }
+    }
+
+    #[test]
+    fn reasons_of_a_disconnect() {
+        let ended = |payload: &[u8]| match input(PacketType::Disconnect, payload) {
+            CstpInput::Ended(ended) => ended,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ended(b"\xb0User pressed Ctrl-C"), Ended::User);
+        assert_eq!(ended(b"\x91"), Ended::Temporary);
+        assert_eq!(ended(b""), Ended::Temporary);
+        assert_eq!(ended(b"\x70"), Ended::Error);
+        assert_eq!(ended(b"\xd1"), Ended::Error);
+    }
+
+    #[test]
+    fn a_silent_peer_is_probed_then_dead() {
+        let mut channel = channel(10, None);
+        assert_eq!(channel.poll_timeout(), Some(secs(1020)));
+        assert_eq!(channel.handle_timeout(secs(1019)), CstpTimer::Nothing);
+        assert_eq!(channel.handle_timeout(secs(1020)), CstpTimer::SendDpd);
+        assert_eq!(channel.handle_timeout(secs(1020)), CstpTimer::Nothing);
+        assert_eq!(channel.poll_timeout(), Some(secs(1025)));
+        assert_eq!(channel.handle_timeout(secs(1025)), CstpTimer::SendDpd);
+        assert_eq!(channel.poll_timeout(), Some(secs(1030)));
+        assert_eq!(channel.handle_timeout(secs(1030)), CstpTimer::Dead);
+    }
+
+    #[test]
+    fn any_frame_is_a_sign_of_life() {
+        let mut channel = channel(10, None);
+        assert_eq!(channel.handle_timeout(secs(1020)), CstpTimer::SendDpd);
+        let pong = Frame {
+            kind: PacketType::DpdResponse,
+            payload: b"",
+        };
+        assert_eq!(channel.received(secs(1021), &pong), CstpInput::Ignore);
+        assert_eq!(channel.poll_timeout(), Some(secs(1041)));
+        assert_eq!(channel.handle_timeout(secs(1030)), CstpTimer::Nothing);
+    }
+
+    #[test]
+    fn timers_that_are_off_never_fire() {
+        let mut channel = channel(0, None);
+        assert_eq!(channel.poll_timeout(), None);
+        assert_eq!(channel.handle_timeout(secs(1_000_000)), CstpTimer::Nothing);
+    }
+
+    #[test]
+    fn the_server_rekeys_at_its_interval() {
+        let mut channel = channel(0, Some(600));
+        assert_eq!(channel.poll_timeout(), Some(secs(1600)));
+        assert_eq!(channel.handle_timeout(secs(1599)), CstpTimer::Nothing);
+        assert_eq!(channel.handle_timeout(secs(1601)), CstpTimer::Rekey);
+        assert_eq!(channel.handle_timeout(secs(1601)), CstpTimer::Nothing);
+        assert_eq!(channel.poll_timeout(), Some(secs(2201)));
+    }
+
+    #[test]
+    fn a_probe_and_a_rekey_that_are_due_together_both_happen() {
+        let mut channel = channel(10, Some(20));
+        assert_eq!(channel.handle_timeout(secs(1020)), CstpTimer::SendDpd);
+        assert_eq!(channel.handle_timeout(secs(1020)), CstpTimer::Rekey);
+        assert_eq!(channel.handle_timeout(secs(1020)), CstpTimer::Nothing);
+    }
+}

@@ -175,3 +175,121 @@ impl DtlsControl {
 fn millis(now: Now) -> u64 {
     now.as_millis() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(seconds: u64) -> Now {
+        Duration::from_secs(seconds)
+    }
+
+    fn control(dpd: u64, switch_to_tcp: u64) -> DtlsControl {
+        let settings = DtlsSettings {
+            dpd: secs(dpd),
+            switch_to_tcp: secs(switch_to_tcp),
+        };
+        DtlsControl::new(settings, secs(100))
+    }
+
+    fn data(control: &DtlsControl, now: u64, plaintext: &[u8]) -> String {
+        record(control, now, ContentType::ApplicationData, plaintext)
+    }
+
+    fn record(control: &DtlsControl, now: u64, content_type: ContentType, bytes: &[u8]) -> String {
+        let mut bytes = bytes.to_vec();
+        let opened = Opened {
+            content_type,
+            plaintext: &mut bytes,
+        };
+        format!("{:?}", control.received(secs(now), opened))
+    }
+
+    #[test]
+    fn packets_and_their_meaning() {
+        let control = control(10, 0);
+        assert_eq!(data(&control, 100, &[0, 0x45, 1]), "Packet([69, 1])");
+        assert_eq!(data(&control, 100, &[0]), "Ignore");
+        assert_eq!(data(&control, 100, &[3, 0x5a, 0x5a]), "Respond([90, 90])");
+        assert_eq!(data(&control, 100, &[4]), "Ignore");
+        assert_eq!(data(&control, 100, &[7]), "Ignore");
+        assert_eq!(data(&control, 100, &[8, 1]), "Drop(Malformed)");
+        assert_eq!(data(&control, 100, &[]), "Drop(Malformed)");
+        assert_eq!(
+            record(&control, 100, ContentType::Handshake, &[20]),
+            "Ignore"
+        );
+    }
+
+    #[test]
+    fn dtls_is_used_from_the_clients_first_record() {
+        let control = control(10, 0);
+        assert_eq!(control.path(secs(100)), Path::Cstp);
+        data(&control, 101, &[7]);
+        assert_eq!(control.path(secs(101)), Path::Dtls);
+    }
+
+    #[test]
+    fn data_by_cstp_means_cstp_until_udp_is_heard() {
+        let control = control(10, 0);
+        data(&control, 101, &[7]);
+        control.cstp_data_received();
+        assert_eq!(control.path(secs(101)), Path::Cstp);
+        data(&control, 102, &[0, 1]);
+        assert_eq!(control.path(secs(102)), Path::Dtls);
+    }
+
+    #[test]
+    fn silence_switches_to_tcp() {
+        let control = control(0, 25);
+        data(&control, 100, &[7]);
+        assert_eq!(control.path(secs(125)), Path::Dtls);
+        assert_eq!(control.path(secs(126)), Path::Cstp);
+        data(&control, 130, &[7]);
+        assert_eq!(control.path(secs(130)), Path::Dtls);
+    }
+
+    #[test]
+    fn a_silent_peer_is_probed_then_inactive() {
+        let control = control(10, 0);
+        assert_eq!(control.poll_timeout(), None, "not yet in use");
+        data(&control, 100, &[7]);
+        assert_eq!(control.poll_timeout(), Some(secs(120)));
+        assert_eq!(control.handle_timeout(secs(119)), DtlsTimer::Nothing);
+        assert_eq!(control.handle_timeout(secs(120)), DtlsTimer::SendDpd);
+        assert_eq!(control.handle_timeout(secs(120)), DtlsTimer::Nothing);
+        assert_eq!(control.poll_timeout(), Some(secs(125)));
+        assert_eq!(control.handle_timeout(secs(125)), DtlsTimer::SendDpd);
+        assert_eq!(control.path(secs(129)), Path::Dtls);
+        assert_eq!(control.handle_timeout(secs(130)), DtlsTimer::Inactive);
+        assert_eq!(control.path(secs(130)), Path::Cstp);
+        assert_eq!(control.poll_timeout(), None);
+        data(&control, 140, &[4]);
+        assert_eq!(control.path(secs(140)), Path::Dtls);
+        assert_eq!(control.poll_timeout(), Some(secs(160)));
+    }
+
+    #[test]
+    fn without_dpd_nothing_is_ever_due() {
+        let control = control(0, 0);
+        data(&control, 100, &[7]);
+        assert_eq!(control.poll_timeout(), None);
+        assert_eq!(control.handle_timeout(secs(1_000_000)), DtlsTimer::Nothing);
+        assert_eq!(control.path(secs(1_000_000)), Path::Dtls);
+    }
+
+    #[test]
+    fn alerts_that_close_the_channel() {
+        for (alert, result) in [([1, 0], "Closed"), ([2, 20], "Closed"), ([1, 90], "Ignore")] {
+            let control = control(10, 0);
+            data(&control, 100, &[7]);
+            assert_eq!(record(&control, 101, ContentType::Alert, &alert), result);
+            let path = if result == "Closed" {
+                Path::Cstp
+            } else {
+                Path::Dtls
+            };
+            assert_eq!(control.path(secs(101)), path);
+        }
+    }
+}
