@@ -338,6 +338,18 @@ fn leftovers(name: &str, directory: &Path) -> Vec<String> {
     left
 }
 
+/// The lines of the test that an error came through, if `RUST_BACKTRACE` is set.
+fn places(error: &anyhow::Error) -> String {
+    let trace = error.backtrace().to_string();
+    let is_test = |line: &&str| line.contains("/tests/tests/") || line.contains(" ./tests/");
+    trace
+        .lines()
+        .filter(is_test)
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 /// Runs a test in a bed with one client machine; a failure shows the logs. See
 /// [`scenario_with_clients`].
 ///
@@ -357,7 +369,7 @@ pub fn scenario_with_clients(clients: usize, test: impl FnOnce(&Bed) -> Result<(
         .unwrap_or_else(|error| panic!("no test bed: {error:#}"));
     match catch_unwind(AssertUnwindSafe(|| test(&bed))) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => panic!("{error:?}\n{}", bed.logs()),
+        Ok(Err(error)) => panic!("{error:#}\n{}\n{}", places(&error), bed.logs()),
         Err(cause) => {
             eprintln!("{}", bed.logs());
             std::panic::resume_unwind(cause);

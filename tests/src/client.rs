@@ -37,6 +37,7 @@ while [ "$index" -lt "${CISCO_SPLIT_INC:-0}" ]; do
 done
 if [ -n "$INTERNAL_IP6_ADDRESS" ] && [ -z "$CISCO_IPV6_SPLIT_INC" ]; then
     ip -6 route add ::/1 dev "$TUNDEV"
+    ip -6 route add 8000::/1 dev "$TUNDEV"
 fi
 index=0
 while [ "$index" -lt "${CISCO_IPV6_SPLIT_INC:-0}" ]; do
@@ -44,7 +45,7 @@ while [ "$index" -lt "${CISCO_IPV6_SPLIT_INC:-0}" ]; do
     ip -6 route add "$net" dev "$TUNDEV"
     index=$((index + 1))
 done
-exit 0
+touch "$1/is_set_up"
 "#;
 
 /// Counts the clients of this process, for file and device names.
@@ -86,7 +87,7 @@ impl Login {
         let mut login = Self::new().argument("--cookie-on-stdin");
         login.user = None;
         login.password_on_stdin = false;
-        login.input = format!("{cookie}\n");
+        login.input = format!("webvpn={cookie}\n");
         login
     }
 
@@ -142,18 +143,15 @@ impl Login {
     /// When the login fails; the message has what the client said.
     pub fn cookie(&self, bed: &Bed) -> Result<String> {
         let output = self.try_cookie(bed)?;
-        let cookie = String::from_utf8_lossy(&output.stdout);
-        match cookie
-            .lines()
-            .rev()
-            .map(str::trim)
-            .find(|line| !line.is_empty())
-        {
-            Some(cookie) if output.status.success() => {
-                // `--cookieonly` prints the bare value or `webvpn=value` by version.
-                let cookie = cookie.strip_prefix("webvpn=").unwrap_or(cookie);
-                Ok(cookie.split(';').next().unwrap_or(cookie).to_owned())
-            }
+        let printed = String::from_utf8_lossy(&output.stdout);
+        // The line may carry other cookies: `openconnect_strapkey=…; webvpn=…`.
+        match printed.lines().find_map(|line| line.split_once("webvpn=")) {
+            Some((_, value)) if output.status.success() => Ok(value
+                .split([';', '\''])
+                .next()
+                .unwrap_or(value)
+                .trim()
+                .to_owned()),
             _ => bail!("no cookie: {}", process::text(&output)),
         }
     }
@@ -288,8 +286,8 @@ impl Client {
     /// # Errors
     /// When the client ends or takes too long.
     pub fn wait_connected(&mut self) -> Result<()> {
-        // The script ran to its end when this is logged.
-        self.wait_log("Configured as ")
+        let marker = self.directory.join("is_set_up");
+        self.wait_for("the tunnel device to be set up", |_| marker.exists())
     }
 
     /// Waits for a text in its log.
@@ -306,11 +304,15 @@ impl Client {
     /// When the client ends or takes too long.
     pub fn wait_log_times(&mut self, text: &str, times: usize) -> Result<()> {
         let what = format!("`{text}` ({times}x) in the client's log");
-        let ended = wait::until(&what, wait::LONG, || {
-            // In this order: a client that has ended wrote its log before.
+        self.wait_for(&what, |client| client.count(text) >= times)
+    }
+
+    fn wait_for(&mut self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        let ended = wait::until(what, wait::LONG, || {
+            // In this order: what a client does, it does before it ends.
             let ended = self.child.try_wait().ok().flatten();
-            let found = self.count(text) >= times;
-            (found || ended.is_some()).then_some(if found { None } else { ended })
+            let is_met = condition(self);
+            (is_met || ended.is_some()).then_some(if is_met { None } else { ended })
         })?;
         match ended {
             None => Ok(()),
