@@ -51,13 +51,12 @@ impl Parser {
         if std::mem::take(&mut self.delivered) {
             self.partial = Vec::new();
         }
-        if self.partial.is_empty() {
-            if let Some(length) = frame_len(input)?
-                && let Some((frame, rest)) = input.split_at_checked(length)
-            {
-                *input = rest;
-                return Ok(Some(whole(frame)));
-            }
+        if self.partial.is_empty()
+            && let Some(length) = frame_len(input)?
+            && let Some((frame, rest)) = input.split_at_checked(length)
+        {
+            *input = rest;
+            return Ok(Some(whole(frame)));
         }
         if !self.gather(input)? {
             return Ok(None);

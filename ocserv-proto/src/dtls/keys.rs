@@ -42,6 +42,9 @@ pub struct ChannelKeys {
     /// Epoch of the records, 1 after a first handshake.
     pub epoch: u16,
     /// First sequence number that the server has not used in this epoch (its Finished took one).
+    /// Once the keys are handed out, the handshake library must seal nothing more with them: with
+    /// ChaCha20 its next record would repeat a nonce. A lost last flight is sent again as the same
+    /// bytes.
     pub next_send: u64,
     /// First sequence number that the client has not used (its Finished took one): lower ones are
     /// replays.
