@@ -8,4 +8,4 @@ mod request;
 pub use agent::ClientClass;
 pub use answer::{ConnectAnswer, DtlsAnswer, Rekey};
 pub use refusal::Refusal;
-pub use request::{ConnectRequest, is_tunnel_target};
+pub use request::{ConnectRequest, is_mobile_platform, is_tunnel_target};

@@ -72,8 +72,7 @@ impl ConnectRequest {
 
     /// A mobile client: `mobile-dpd` and `mobile-idle-timeout` apply (protocol.md 16).
     pub fn is_mobile(&self) -> bool {
-        let platform = self.device_platform.to_ascii_lowercase();
-        platform.starts_with("apple-ios") || platform.starts_with("android")
+        is_mobile_platform(&self.device_platform)
     }
 
     /// AnyConnect on iOS, which needs an IPv6 route of its own (protocol.md 5.3, 16).
@@ -82,6 +81,12 @@ impl ConnectRequest {
         self.class == ClientClass::AnyConnectApple
             || self.class == ClientClass::AnyConnect && platform.starts_with("apple-ios")
     }
+}
+
+/// Whether `X-AnyConnect-Identifier-Platform` names a mobile system (protocol.md 16).
+pub fn is_mobile_platform(platform: &str) -> bool {
+    let platform = platform.to_ascii_lowercase();
+    platform.starts_with("apple-ios") || platform.starts_with("android")
 }
 
 #[derive(Default)]
