@@ -5,6 +5,9 @@
 pub mod crypt;
 mod login_record;
 mod memfd;
+pub mod message_batch;
+pub mod poller;
+pub mod local_time;
 pub mod process;
 pub mod activation;
 pub mod sandbox;

@@ -89,6 +89,16 @@ impl RxBatch {
         }
     }
 
+    /// The bytes of datagram number `index`, as they are now.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn bytes(&self, index: usize) -> &[u8] {
+        let found = self.found[index];
+        let start = found.index * self.buffer_len;
+        &self.storage[start..start + found.len]
+    }
+
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,

@@ -42,6 +42,7 @@ pub struct TxBatch {
     parts: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
     too_long: Vec<u32>,
+    lost: Vec<u32>,
     capacity: usize,
     buffer_len: usize,
 }
@@ -65,6 +66,7 @@ impl TxBatch {
             parts: vec![part; capacity],
             headers: vec![header; capacity],
             too_long: Vec::with_capacity(capacity),
+            lost: Vec::with_capacity(capacity),
             capacity,
             buffer_len,
         }
@@ -110,8 +112,14 @@ impl TxBatch {
         &self.too_long
     }
 
+    /// Tags of the datagrams of the last batch that were lost for another reason.
+    pub fn lost(&self) -> &[u32] {
+        &self.lost
+    }
+
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>) -> SendReport {
         self.too_long.clear();
+        self.lost.clear();
         self.prepare();
         let mut report = SendReport::default();
         let mut next = 0;
@@ -129,11 +137,13 @@ impl TxBatch {
                     }
                     Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
                         // There is no room for the rest either.
+                        self.lost.extend_from_slice(&self.tags[next..]);
                         report.full += self.lens.len() - next;
                         break;
                     }
                     // Also errors of earlier datagrams, told once: this one is not tried again.
                     _ => {
+                        self.lost.push(self.tags[next]);
                         report.refused += 1;
                         next += 1;
                     }
