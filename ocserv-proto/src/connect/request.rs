@@ -21,6 +21,12 @@ pub fn is_tunnel_target(target: &str) -> bool {
     matches!(target, "/CSCOSSLC/tunnel" | "CSCOSSLC/tunnel")
 }
 
+/// Whether `X-AnyConnect-Identifier-Platform` names a mobile system (protocol.md 16).
+pub fn is_mobile_platform(platform: &str) -> bool {
+    let platform = platform.to_ascii_lowercase();
+    platform.starts_with("apple-ios") || platform.starts_with("android")
+}
+
 /// The client's wishes and abilities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectRequest {
