@@ -89,12 +89,6 @@ impl ConnectRequest {
     }
 }
 
-/// Whether `X-AnyConnect-Identifier-Platform` names a mobile system (protocol.md 16).
-pub fn is_mobile_platform(platform: &str) -> bool {
-    let platform = platform.to_ascii_lowercase();
-    platform.starts_with("apple-ios") || platform.starts_with("android")
-}
-
 #[derive(Default)]
 struct Seen {
     cookie: Option<Secret>,
