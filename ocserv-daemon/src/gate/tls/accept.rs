@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use super::certificate::{Certificates, Resolver};
 use super::resumption::RemoteSessions;
 use super::signing::{SignPool, take_last_scheme};
-use super::stream::{TlsStream, flush, read_some, try_flush};
+use super::stream::{TlsSession, flush, read_some, try_flush};
 
 /// Bytes read at once in a handshake: rustls' own step.
 const STEP: usize = 4096;
@@ -49,8 +49,10 @@ pub struct VhostTls {
 /// An established session and the vhost that it belongs to.
 #[derive(Debug)]
 pub struct AcceptedTls {
-    /// The session on its socket.
-    pub stream: TlsStream,
+    /// The socket.
+    pub tcp: TcpStream,
+    /// The session on it.
+    pub session: TlsSession,
     /// Index of the vhost that SNI chose.
     pub vhost: u32,
 }
@@ -118,7 +120,8 @@ pub async fn accept<'v>(
         input.truncate(count);
     }
     Ok(AcceptedTls {
-        stream: TlsStream::new(tcp, connection, scheme),
+        tcp,
+        session: TlsSession::new(connection, scheme),
         vhost,
     })
 }

@@ -13,4 +13,4 @@ pub use certificate::Certificates;
 pub use describe::cipher_name;
 pub use policy::server_config;
 pub use signing::SignPool;
-pub use stream::{Incoming, TlsStream, read_some};
+pub use stream::{Incoming, TlsSession, read_some};

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use ocserv_proto::config::{Cipher, Group, TlsPolicy};
 use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
-/// A configuration without certificates' resumption store: [`super::accept`] adds both for each
-/// connection.
+use super::certificate::{Certificates, Resolver};
+
+/// A configuration without resumption: [`super::accept`] adds the store, and the resolver that knows
+/// the client's offer, for each connection.
 ///
 /// # Errors
 /// When the policy leaves no cipher suite or no version.
 pub fn server_config(
     policy: &TlsPolicy,
-    resolver: Arc<dyn ResolvesServerCert>,
+    certificates: Arc<Certificates>,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = CryptoProvider {
         cipher_suites: suites(policy),
@@ -25,7 +27,10 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&versions(policy))?
         .with_no_client_auth()
-        .with_cert_resolver(resolver);
+        .with_cert_resolver(Arc::new(Resolver {
+            certificates,
+            offered: Vec::new(),
+        }));
     config.ignore_client_order = policy.server_precedence;
     // One ticket: each costs the security module an entry, and a client keeps only the last.
     config.send_tls13_tickets = usize::from(policy.tickets);

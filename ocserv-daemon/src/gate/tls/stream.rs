@@ -1,4 +1,4 @@
-//! An established TLS session on a tokio socket.
+//! An established TLS session, apart from its socket.
 //!
 //! rustls is driven directly, because records matter here: one CSTP packet is one TLS record in
 //! either direction (protocol.md 1.10).
@@ -26,31 +26,24 @@ pub enum Incoming {
 
 /// An established session.
 #[derive(Debug)]
-pub struct TlsStream {
-    tcp: TcpStream,
+pub struct TlsSession {
     tls: ServerConnection,
     /// Upper bound of the bytes that wait for the socket.
     queued: usize,
     description: String,
 }
 
-impl TlsStream {
+impl TlsSession {
     /// Takes over a session whose handshake is done; `scheme` is that of the server's signature.
-    pub(super) fn new(tcp: TcpStream, mut tls: ServerConnection, scheme: Option<u16>) -> Self {
+    pub(super) fn new(mut tls: ServerConnection, scheme: Option<u16>) -> Self {
         // Bounded by `queued` instead: rustls would cut a packet in two at its limit.
         tls.set_buffer_limit(None);
         let description = super::describe::describe(&tls, scheme);
         Self {
-            tcp,
             tls,
             queued: 0,
             description,
         }
-    }
-
-    /// The socket.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
     }
 
     /// In occtl's form.
@@ -116,7 +109,7 @@ impl TlsStream {
         Ok(Incoming::Open)
     }
 
-    /// Makes one record of `content` (at most 16 KiB) and queues it.
+    /// Queues `content` in records of at most 16 KiB.
     ///
     /// # Errors
     /// When the session was closed.
@@ -126,12 +119,26 @@ impl TlsStream {
         Ok(())
     }
 
+    /// Makes one record of a frame's two parts (together at most 16 KiB) and queues it.
+    ///
+    /// # Errors
+    /// When the session was closed.
+    pub fn queue_frame(&mut self, header: &[u8], payload: &[u8]) -> io::Result<()> {
+        let parts = [IoSlice::new(header), IoSlice::new(payload)];
+        let length = header.len() + payload.len();
+        if self.tls.writer().write_vectored(&parts)? != length {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.queued += length + RECORD_OVERHEAD;
+        Ok(())
+    }
+
     /// Gives the socket what it takes now.
     ///
     /// # Errors
     /// When the connection is broken.
-    pub fn try_flush(&mut self) -> io::Result<()> {
-        let sent = try_flush(&self.tcp, &mut self.tls)?;
+    pub fn try_flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        let sent = try_flush(tcp, &mut self.tls)?;
         self.queued = if self.tls.wants_write() {
             self.queued.saturating_sub(sent)
         } else {
@@ -149,8 +156,8 @@ impl TlsStream {
     ///
     /// # Errors
     /// When the connection is broken.
-    pub async fn flush(&mut self) -> io::Result<()> {
-        flush(&self.tcp, &mut self.tls).await?;
+    pub async fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        flush(tcp, &mut self.tls).await?;
         self.queued = 0;
         Ok(())
     }

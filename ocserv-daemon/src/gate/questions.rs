@@ -1,0 +1,137 @@
+//! Questions of the login dialogue to the security module, and their answers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use ocserv_proto::login::{Outcome, Question};
+use tokio::sync::oneshot;
+
+use crate::ipc::channel::Channel;
+use crate::ipc::ids::ConnTicket;
+use crate::ipc::secmod::{AuthOutcome, AuthQuestion, AuthReply, AuthRequest};
+
+/// What the client hears when the security module cannot answer (protocol.md 4.5).
+const INTERNAL_ERROR: &str = "Internal error";
+
+/// Open questions, at most one for each connection.
+#[derive(Default)]
+pub struct Questions {
+    channel: RefCell<Option<Rc<Channel>>>,
+    pending: RefCell<HashMap<u64, oneshot::Sender<AuthOutcome>>>,
+    last: Cell<u64>,
+}
+
+impl Questions {
+    /// Asks by this channel from now on. Open questions will not be answered any more.
+    pub fn replace(&self, channel: Rc<Channel>) {
+        self.pending.borrow_mut().clear();
+        self.channel.replace(Some(channel));
+    }
+
+    /// Reads answers until the channel ends.
+    pub async fn run(&self, channel: Rc<Channel>) {
+        loop {
+            match channel.recv::<AuthReply>().await {
+                Ok(Some((reply, _))) => {
+                    if let Some(asker) = self.pending.borrow_mut().remove(&reply.request) {
+                        // An asker that is gone does not care.
+                        let _ = asker.send(reply.outcome);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "channel to secmod");
+                    break;
+                }
+            }
+        }
+        let mut current = self.channel.borrow_mut();
+        if current
+            .as_ref()
+            .is_some_and(|current| Rc::ptr_eq(current, &channel))
+        {
+            *current = None;
+            self.pending.borrow_mut().clear();
+        }
+    }
+
+    /// Asks and waits; the caller bounds the time. Without an answer the login fails.
+    pub async fn ask(&self, ticket: &ConnTicket, vhost: u32, question: Question) -> Outcome {
+        let failed = || Outcome::Denied {
+            reason: INTERNAL_ERROR.to_owned(),
+        };
+        let Some(channel) = self.channel.borrow().clone() else {
+            return failed();
+        };
+        let (asker, answer) = oneshot::channel();
+        let entry = self.enter(asker);
+        let request = AuthRequest {
+            request: entry.request,
+            ticket: ticket.clone(),
+            question: to_ipc(vhost, question),
+        };
+        if channel.send(&request, &[]).await.is_err() {
+            return failed();
+        }
+        answer.await.map_or_else(|_| failed(), from_ipc)
+    }
+
+    fn enter(&self, asker: oneshot::Sender<AuthOutcome>) -> Entry<'_> {
+        let request = self.last.get().wrapping_add(1);
+        self.last.set(request);
+        self.pending.borrow_mut().insert(request, asker);
+        Entry {
+            questions: self,
+            request,
+        }
+    }
+}
+
+/// An open question; forgotten with the connection that asked.
+struct Entry<'a> {
+    questions: &'a Questions,
+    request: u64,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.questions.pending.borrow_mut().remove(&self.request);
+    }
+}
+
+fn to_ipc(vhost: u32, question: Question) -> AuthQuestion {
+    match question {
+        Question::Start {
+            username,
+            group,
+            password,
+            user_agent,
+        } => AuthQuestion::Start {
+            vhost,
+            username,
+            group,
+            password,
+            user_agent,
+        },
+        Question::Continue { sid, password } => AuthQuestion::Continue { sid, password },
+        Question::Check { cookie } => AuthQuestion::Check { cookie },
+    }
+}
+
+fn from_ipc(outcome: AuthOutcome) -> Outcome {
+    match outcome {
+        AuthOutcome::Challenge {
+            sid,
+            message,
+            counter,
+        } => Outcome::Challenge {
+            sid,
+            message,
+            counter,
+        },
+        AuthOutcome::Granted { cookie, .. } => Outcome::Granted { cookie },
+        AuthOutcome::Denied { reason } => Outcome::Denied { reason },
+        AuthOutcome::Known(known) => Outcome::Known(known),
+    }
+}

@@ -1,0 +1,1 @@
+//! The whole role over socket pairs.
