@@ -201,6 +201,24 @@ impl Bed {
         Ok(())
     }
 
+    /// Loses all datagrams between the clients and the gateway's port.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    pub fn block_udp(&self) -> Result<()> {
+        let ends = self.clients.iter().chain([&self.gateway]);
+        ends.into_iter().try_for_each(|end| end.block_udp(PORT))
+    }
+
+    /// Undoes [`Bed::block_udp`].
+    ///
+    /// # Errors
+    /// When nothing was blocked.
+    pub fn unblock_udp(&self) -> Result<()> {
+        let ends = self.clients.iter().chain([&self.gateway]);
+        ends.into_iter().try_for_each(Namespace::unblock_udp)
+    }
+
     /// The ends of all logs of the bed, for a failed test.
     pub fn logs(&self) -> String {
         let Ok(entries) = fs::read_dir(&self.directory) else {

@@ -143,18 +143,18 @@ impl Namespace {
         Ok(listing.lines().filter_map(name).collect())
     }
 
-    /// Drops UDP datagrams to and from `port` in the namespace until [`Namespace::unblock_udp`].
+    /// Drops UDP datagrams that arrive here from or for `port`, until [`Namespace::unblock_udp`].
+    /// Only at arrival: dropping at departure would be an error of the sender's system call.
     ///
     /// # Errors
     /// When nftables refuses.
     pub fn block_udp(&self, port: u16) -> Result<()> {
-        let rules = format!(
+        self.nft(&format!(
             "table inet oxc_block {{
-                chain input {{ type filter hook input priority 0; udp dport {port} drop; }}
-                chain output {{ type filter hook output priority 0; udp sport {port} drop; }}
+                chain input {{ type filter hook input priority 0;
+                    udp dport {port} drop; udp sport {port} drop; }}
             }}"
-        );
-        self.nft(&rules)
+        ))
     }
 
     /// Removes what [`Namespace::block_udp`] added.

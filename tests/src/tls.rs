@@ -38,25 +38,16 @@ impl Exchange {
 }
 
 /// Connects from the first client machine with options of `s_client`, sends `request`, and reads
-/// until the server closes.
+/// until the head of an answer has come or the server closes.
 ///
 /// # Errors
-/// When `openssl` cannot be started or hangs.
+/// When `openssl` cannot be started or nothing comes.
 pub fn exchange(bed: &Bed, host: &str, options: &[&str], request: &str) -> Result<Exchange> {
     let log_path = bed.directory().join("s_client.log");
     let log = std::fs::File::create(&log_path)?;
-    let mut command = Command::new("timeout");
+    let mut command = Command::new("openssl");
     command
-        .args([
-            "-k",
-            "1",
-            "10",
-            "openssl",
-            "s_client",
-            "-ign_eof",
-            "-servername",
-            host,
-        ])
+        .args(["s_client", "-ign_eof", "-servername", host])
         .args(["-verify_return_error", "-verify_hostname", host, "-CAfile"])
         .arg(bed.authority().certificate())
         .args(["-connect", &format!("{GATEWAY4}:{PORT}")])
@@ -68,12 +59,23 @@ pub fn exchange(bed: &Bed, host: &str, options: &[&str], request: &str) -> Resul
     let mut input = child.stdin.take().context("s_client's input")?;
     // When the handshake fails, nobody reads this.
     let _ = input.write_all(request.as_bytes());
-    let status = process::wait_exit(&mut child, "s_client", wait::LONG)?;
-    let text = String::from_utf8_lossy(&std::fs::read(log_path)?).into_owned();
-    Ok(Exchange {
-        text,
-        succeeded: status.success(),
-    })
+    let mut text = String::new();
+    let came = wait::until_true("an answer or the end of the connection", wait::LONG, || {
+        // In this order: what s_client prints, it prints before it ends.
+        let ended = matches!(child.try_wait(), Ok(Some(_)));
+        let bytes = std::fs::read(&log_path).unwrap_or_default();
+        text = String::from_utf8_lossy(&bytes).into_owned();
+        ended || has_answer_head(&text)
+    });
+    process::reap(&mut child);
+    came?;
+    let succeeded = text.contains(", Cipher is ") && !text.contains("Cipher is (NONE)");
+    Ok(Exchange { text, succeeded })
+}
+
+fn has_answer_head(text: &str) -> bool {
+    text.split_once("\nHTTP/1.")
+        .is_some_and(|(_, answer)| answer.contains("\r\n\r\n"))
 }
 
 /// Connects to the default host with one request.
