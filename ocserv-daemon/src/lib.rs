@@ -1,7 +1,11 @@
 //! The gateway: one binary that executes itself by role (supervisor, secmod, gate, dataplane).
 
 pub mod cli;
+pub mod confine;
+pub mod dataplane;
 pub mod gate;
 pub mod ipc;
 pub mod logging;
 pub mod role;
+pub mod secmod;
+pub mod supervisor;
