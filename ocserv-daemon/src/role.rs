@@ -6,7 +6,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,26 +62,27 @@ pub struct RoleArguments {
     pub logging: crate::logging::Settings,
 }
 
-/// Executes this binary as `arguments.role`, with `channel` as its descriptor 0.
+/// The command that executes this binary as `arguments.role`, with `channel` as its descriptor 0.
 ///
 /// The channel stands in for standard input: the one descriptor besides stdout and stderr that a
 /// child gets without a hole between fork and exec.
 ///
 /// # Errors
-/// As fork(2) and execve(2).
-pub fn start(arguments: &RoleArguments, channel: OwnedFd) -> std::io::Result<Child> {
+/// When the arguments cannot be encoded.
+pub fn command(arguments: &RoleArguments, channel: OwnedFd) -> std::io::Result<Command> {
     let encoded = serde_json::to_string(arguments).map_err(std::io::Error::other)?;
-    Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg0(arguments.role.name())
         .env(ROLE_VARIABLE, encoded)
         .stdin(Stdio::from(channel))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    Ok(command)
 }
 
-/// The arguments of this process, if it was started by [`start`].
+/// The arguments of this process, if it was started by [`command`].
 ///
 /// # Errors
 /// When the variable is set to something else.

@@ -8,14 +8,14 @@ use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ocserv_sys::seqpacket;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use zeroize::Zeroizing;
 
 /// Longest message in bytes. Larger values go into a memfd.
@@ -28,7 +28,8 @@ const BUFFER: usize = 1024 * 1024;
 /// A channel for tasks of a tokio runtime. Several tasks may send; one should receive.
 #[derive(Debug)]
 pub struct Channel {
-    socket: AsyncFd<OwnedFd>,
+    /// A SEQPACKET socket: tokio only watches it, all calls on it are [`seqpacket`]'s.
+    socket: UnixDatagram,
 }
 
 impl Channel {
@@ -37,9 +38,10 @@ impl Channel {
     /// # Errors
     /// When the descriptor cannot be made non-blocking or watched.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        set_nonblocking(&socket)?;
         seqpacket::set_buffers(socket.as_fd(), BUFFER)?;
-        Ok(Self { socket: AsyncFd::new(socket)? })
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: UnixDatagram::from_std(socket)? })
     }
 
     /// Sends one message, waiting while the peer's queue is full.
@@ -50,8 +52,8 @@ impl Channel {
         let bytes = encode(message)?;
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         self.socket
-            .async_io(Interest::WRITABLE, |socket| {
-                seqpacket::send(socket.as_fd(), &[IoSlice::new(&bytes)], &fds)
+            .async_io(Interest::WRITABLE, || {
+                seqpacket::send(self.socket.as_fd(), &[IoSlice::new(&bytes)], &fds)
             })
             .await
     }
@@ -63,7 +65,7 @@ impl Channel {
     pub fn try_send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = encode(message)?;
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        seqpacket::send(self.socket.get_ref().as_fd(), &[IoSlice::new(&bytes)], &fds)
+        seqpacket::send(self.socket.as_fd(), &[IoSlice::new(&bytes)], &fds)
     }
 
     /// Receives one message; `None` when the peer closed. Cancel-safe.
@@ -74,7 +76,9 @@ impl Channel {
         let mut buffer = Zeroizing::new(vec![0; MAX_MESSAGE]);
         let received = self
             .socket
-            .async_io(Interest::READABLE, |socket| seqpacket::recv(socket.as_fd(), &mut buffer))
+            .async_io(Interest::READABLE, || {
+                seqpacket::recv(self.socket.as_fd(), &mut buffer)
+            })
             .await?;
         decode(&buffer[..received.len], received.fds)
     }
@@ -198,12 +202,6 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
         Ok(_) => Err(invalid("bytes behind the message")),
         Err(_) => Err(invalid("message does not decode")),
     }
-}
-
-fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL)?);
-    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use ocserv_proto::config::{UserConfig, VhostConfig};
+use ocserv_proto::config::{Route, UserConfig, VhostConfig};
 use ocserv_proto::dtls::ChannelKeys;
 use ocserv_proto::secret::Secret;
 use serde::{Deserialize, Serialize};
@@ -230,7 +230,7 @@ pub struct TunnelGrant {
     /// Effective settings of this user.
     pub settings: UserConfig,
     /// iroutes of others (`expose-iroutes`), to be announced too.
-    pub extra_routes: Vec<String>,
+    pub extra_routes: Vec<Route>,
     /// 32 bytes for `X-DTLS-App-ID`, fresh for each CONNECT.
     pub app_id: [u8; 32],
     /// Server's tun MTU (upper bound).

@@ -1,0 +1,286 @@
+//! The supervisor's state and its one loop: every event is handled here, one after the other, and
+//! nothing in it waits for a client.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ocserv_proto::config::Config;
+use ocserv_proto::secret::Secret;
+use ocserv_common::session::SessionShared;
+use ocserv_sys::shared_map::SharedArray;
+use tokio::sync::mpsc;
+
+use super::bans::BanList;
+use super::control::ControlCall;
+use super::events::EventFeed;
+use super::gates::Gates;
+use super::lease::LeasePool;
+use super::listen::Listeners;
+use super::network::Network;
+use super::peers::Peer;
+use super::setup::{Learned, VhostFiles};
+use super::state::{Connection, Slots};
+use super::stats::Stats;
+use super::tunnels::OpenResult;
+use crate::ipc::dataplane::{FromDataplane, ToDataplane};
+use crate::ipc::gate::FromGate;
+use crate::ipc::ids::{ConnId, GateId, SessionName};
+use crate::ipc::secmod::{FromSecmod, SessionRecord, ToSecmod};
+use crate::logging;
+
+/// Everything that happens to the supervisor.
+#[derive(Debug)]
+pub enum Event {
+    /// A client connected.
+    Accepted(std::net::TcpStream),
+    /// A gate spoke.
+    FromGate(GateId, FromGate),
+    /// A gate's process ended.
+    GateGone(GateId),
+    /// The pause before a gate's restart is over.
+    StartGate,
+    /// Secmod spoke.
+    FromSecmod(FromSecmod),
+    /// Secmod's process of that start number ended.
+    SecmodGone(u32),
+    /// The dataplane spoke.
+    FromDataplane(FromDataplane),
+    /// The dataplane's process of that start number ended.
+    DataplaneGone(u32),
+    /// Leases were probed and the connect script ended.
+    Opened(ConnId, u64, OpenResult),
+    /// occtl asks.
+    Control(ControlCall),
+    /// A second passed.
+    Tick,
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR2.
+    Maintenance,
+    /// SIGTERM or SIGINT.
+    Stop,
+}
+
+impl Event {
+    /// The last event of a process.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::GateGone(_) | Self::SecmodGone(_) | Self::DataplaneGone(_))
+    }
+}
+
+/// How far the end of the server has come.
+#[derive(Clone, Copy, Debug)]
+pub enum Stopping {
+    /// Still answering (`server-drain-ms`).
+    Draining {
+        /// When it ends.
+        until: Instant,
+    },
+    /// Sessions are told to end.
+    Ending {
+        /// When the rest is killed.
+        until: Instant,
+    },
+}
+
+/// What is to be kept of the start.
+#[derive(Debug)]
+pub struct Launch {
+    /// The configuration.
+    pub config: Config,
+    /// Its file, for reloads.
+    pub config_path: PathBuf,
+    /// Where logs go.
+    pub logging: logging::Settings,
+    /// uid and gid of the unprivileged processes.
+    pub run_as: Option<(u32, u32)>,
+    /// `-x`.
+    pub traceable: bool,
+}
+
+/// The supervisor.
+pub struct Supervisor {
+    pub(super) config: Arc<Config>,
+    pub(super) config_path: PathBuf,
+    /// A reload that secmod has not answered yet.
+    pub(super) pending: Option<(Arc<Config>, Vec<VhostFiles>)>,
+    pub(super) generation: u64,
+    pub(super) files: Vec<VhostFiles>,
+    pub(super) learned: Learned,
+    pub(super) logging: logging::Settings,
+    pub(super) run_as: Option<(u32, u32)>,
+    pub(super) traceable: bool,
+    pub(super) threads: usize,
+    pub(super) udp_port: u16,
+    pub(super) ticket_key: Secret,
+
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) listeners: Listeners,
+    pub(super) accepting: bool,
+    pub(super) stopping: Option<Stopping>,
+    pub(super) started: SystemTime,
+
+    pub(super) gates: Gates,
+    pub(super) secmod: Option<Peer<ToSecmod>>,
+    pub(super) secmod_starts: u32,
+    pub(super) dataplane: Option<Peer<ToDataplane>>,
+    pub(super) dataplane_starts: u32,
+    /// Questions to secmod by number: which connection waits.
+    pub(super) questions: HashMap<u64, ConnId>,
+    pub(super) next_question: u64,
+
+    pub(super) device: String,
+    pub(super) tun: ocserv_sys::tun::TunDevice,
+    pub(super) network: Network,
+    pub(super) shared: SharedArray<SessionShared>,
+    pub(super) shared_fd: std::os::fd::OwnedFd,
+    pub(super) slots: Slots,
+
+    pub(super) connections: HashMap<ConnId, Connection>,
+    pub(super) next_conn: u32,
+    pub(super) records: BTreeMap<SessionName, SessionRecord>,
+    pub(super) leases: LeasePool,
+    /// Ends of tunnels whose scripts still run.
+    pub(super) closing: HashMap<SessionName, tokio::task::JoinHandle<()>>,
+    pub(super) bans: BanList,
+    pub(super) stats: Stats,
+    pub(super) feed: EventFeed,
+    /// Milliseconds that accepting pauses before each connection.
+    pub(super) accept_pause: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Supervisor {
+    /// Handles events until the server has ended.
+    pub async fn serve(mut self, mut inbox: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        while let Some(event) = inbox.recv().await {
+            self.handle(event).await?;
+            if self.has_ended() {
+                break;
+            }
+        }
+        self.finish().await;
+        Ok(())
+    }
+
+    async fn handle(&mut self, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Accepted(stream) => self.on_accepted(stream),
+            Event::FromGate(gate, message) => self.on_gate_message(gate, message).await,
+            Event::GateGone(gate) => self.on_gate_gone(gate).await,
+            Event::StartGate => self.on_start_gate(),
+            Event::FromSecmod(message) => self.on_secmod_message(message).await?,
+            Event::SecmodGone(start) => self.on_secmod_gone(start).await?,
+            Event::FromDataplane(message) => self.on_dataplane_message(message),
+            Event::DataplaneGone(start) => self.on_dataplane_gone(start).await,
+            Event::Opened(conn, step, result) => self.on_opened(conn, step, result).await,
+            Event::Control(call) => self.on_control(call).await,
+            Event::Tick => self.on_tick().await,
+            Event::Reload => self.reload().map_or_else(
+                |error| tracing::error!("the configuration in force is kept: {error:#}"),
+                |()| {},
+            ),
+            Event::Maintenance => self.maintenance(),
+            Event::Stop => self.begin_stop().await,
+        }
+        Ok(())
+    }
+
+    /// Monotonic seconds, the clock of the shared session records.
+    pub(super) fn monotonic_secs() -> u64 {
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .map_or(0, |now| now.tv_sec().unsigned_abs())
+    }
+
+    /// Work of every second.
+    async fn on_tick(&mut self) {
+        self.end_overdue_tunnels().await;
+        self.report_period();
+        self.set_accept_pause();
+        self.leases.expire(SystemTime::now());
+        match self.stopping {
+            Some(Stopping::Draining { until }) if Instant::now() >= until => {
+                self.disconnect_everyone().await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Begins a new period of statistics when it is time (`server-stats-reset-time`).
+    fn report_period(&mut self) {
+        let Some(period) = self.stats.reset_if_due(SystemTime::now()) else { return };
+        tracing::info!(
+            "statistics of the last period: sessions {}, timed out {}, idle {}, errors {}, \
+             authentication failures {}, rx {}, tx {}",
+            period.sessions_handled,
+            period.timed_out,
+            period.idle_timed_out,
+            period.errors,
+            period.auth_failures,
+            period.rx_bytes,
+            period.tx_bytes
+        );
+    }
+
+    /// Work of every 15 minutes, or of SIGUSR2.
+    pub(super) fn maintenance(&mut self) {
+        self.bans.expire(Instant::now());
+    }
+
+    async fn begin_stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        tracing::info!("termination request received; waiting for sessions to die");
+        if self.config.server_drain_ms.is_zero() {
+            self.disconnect_everyone().await;
+        } else {
+            let until = Instant::now() + self.config.server_drain_ms;
+            self.stopping = Some(Stopping::Draining { until });
+        }
+    }
+
+    async fn disconnect_everyone(&mut self) {
+        self.accepting = false;
+        self.stopping = Some(Stopping::Ending { until: Instant::now() + Duration::from_secs(5) });
+        for gate in self.gates.all.values() {
+            gate.peer.send(crate::ipc::gate::ToGate::Stop, Vec::new());
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self.stopping {
+            Some(Stopping::Ending { until }) => {
+                self.gates.all.is_empty() || Instant::now() >= until
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends what is left: disconnect scripts run, children are reaped, files removed. Devices and
+    /// routes go with the last descriptor of the tun device.
+    async fn finish(mut self) {
+        let open: Vec<ConnId> = self.connections.keys().copied().collect();
+        for conn in open {
+            self.connection_closed(conn, crate::ipc::gate::EndReason::ServerDisconnect).await;
+        }
+        let gates = std::mem::take(&mut self.gates.all);
+        for gate in gates.into_values() {
+            gate.peer.finish().await;
+        }
+        if let Some(dataplane) = self.dataplane.take() {
+            dataplane.send(ToDataplane::Stop, Vec::new());
+            dataplane.finish().await;
+        }
+        if let Some(secmod) = self.secmod.take() {
+            secmod.send(ToSecmod::Stop, Vec::new());
+            secmod.finish().await;
+        }
+        self.wait_for_scripts(Duration::from_secs(5)).await;
+        if self.config.use_occtl {
+            let _ = std::fs::remove_file(&self.config.occtl_socket_file);
+        }
+        tracing::info!("the server has ended");
+    }
+}

@@ -1,0 +1,159 @@
+//! The dataplane as the supervisor sees it: start, restart, keys.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context;
+use ocserv_proto::dtls::ChannelKeys;
+
+use super::peers::Peer;
+use super::state::InstalledChannel;
+use super::{Event, Supervisor};
+use crate::ipc::dataplane::{FromDataplane, ToDataplane};
+use crate::ipc::gate::ToGate;
+use crate::ipc::ids::{ConnId, GateId, Slot};
+use crate::role::Role;
+
+/// Keys of one tunnel at most this often: a client that handshakes without end wins nothing.
+const MIN_KEY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Supervisor {
+    /// Starts the dataplane and tells it of everything that is open.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_dataplane(&mut self) -> anyhow::Result<()> {
+        self.dataplane_starts += 1;
+        let start = self.dataplane_starts;
+        let peer = Peer::start::<FromDataplane>(
+            &self.role_arguments(Role::Dataplane),
+            self.events.clone(),
+            Event::FromDataplane,
+            move || Event::DataplaneGone(start),
+        )
+        .context("cannot start the dataplane")?;
+        let (setup, fds) = self.dataplane_setup().context("cannot set the dataplane up")?;
+        peer.send(setup, fds);
+        self.dataplane = Some(peer);
+        let gates: Vec<GateId> = self.gates.all.keys().copied().collect();
+        for gate in gates {
+            self.link_gate_to_dataplane(gate);
+        }
+        self.restore_sessions();
+        Ok(())
+    }
+
+    fn dataplane_setup(&self) -> std::io::Result<(ToDataplane, Vec<OwnedFd>)> {
+        let mut fds = vec![self.shared_fd.try_clone()?];
+        let udp_per_thread = self.listeners.udp.first().map_or(0, Vec::len);
+        for (thread, queue) in self.tun.queues().iter().enumerate() {
+            fds.push(queue.try_clone()?);
+            for socket in self.listeners.udp.get(thread).into_iter().flatten() {
+                fds.push(socket.try_clone()?);
+            }
+        }
+        let setup = ToDataplane::Setup {
+            threads: self.threads as u32,
+            udp_per_thread: udp_per_thread as u32,
+            slots: self.shared.len() as u32,
+            try_mtu_discovery: self.config.try_mtu_discovery,
+            log_level: self.logging.level,
+        };
+        Ok((setup, fds))
+    }
+
+    fn restore_sessions(&self) {
+        for tunnel in self.connections.values().filter_map(|c| c.tunnel.as_ref()) {
+            self.tell_dataplane(ToDataplane::SessionAdded(Box::new(tunnel.params.clone())));
+            for (channel, installed) in tunnel.channels.iter().enumerate() {
+                let Some(installed) = installed else { continue };
+                self.tell_dataplane(ToDataplane::KeysAdded {
+                    slot: tunnel.slot,
+                    channel: channel as u8,
+                    keys: Box::new(installed.keys.clone()),
+                    peer: installed.peer,
+                    local: installed.local,
+                    fresh: false,
+                });
+            }
+        }
+    }
+
+    /// Sends a message without descriptors.
+    pub fn tell_dataplane(&self, message: ToDataplane) {
+        if let Some(dataplane) = &self.dataplane {
+            dataplane.send(message, Vec::new());
+        }
+    }
+
+    /// Handles what the dataplane says.
+    pub fn on_dataplane_message(&mut self, message: FromDataplane) {
+        match message {
+            FromDataplane::Ready => tracing::debug!("the dataplane is up"),
+            FromDataplane::KeysInstalled { slot } => {
+                if let Some(conn) = self.by_slot(slot) {
+                    self.tell_gate(conn, ToGate::KeysInstalled { conn });
+                }
+            }
+            FromDataplane::PeerMoved { slot, peer, local } => self.on_peer_moved(slot, peer, local),
+        }
+    }
+
+    fn by_slot(&self, slot: Slot) -> Option<ConnId> {
+        let mut all = self.connections.iter();
+        all.find(|(_, c)| c.tunnel.as_ref().is_some_and(|t| t.slot == slot)).map(|(id, _)| *id)
+    }
+
+    fn on_peer_moved(&mut self, slot: Slot, peer: SocketAddr, local: SocketAddr) {
+        let Some(conn) = self.by_slot(slot) else { return };
+        let Some(tunnel) = self.connections.get_mut(&conn).and_then(|c| c.tunnel.as_mut()) else {
+            return;
+        };
+        tracing::info!(user = %tunnel.username, remote = %peer, "the DTLS channel moved to this address");
+        for installed in tunnel.channels.iter_mut().flatten() {
+            (installed.peer, installed.local) = (peer, local);
+        }
+    }
+
+    /// The dataplane's process ended: another takes over. Sequence numbers and replay windows are
+    /// in the shared array and go on.
+    pub async fn on_dataplane_gone(&mut self, start: u32) {
+        if start != self.dataplane_starts || self.stopping.is_some() {
+            return;
+        }
+        if let Some(dataplane) = self.dataplane.take() {
+            tracing::error!("the dataplane (pid {}) is gone; it is replaced", dataplane.pid());
+            // Two writers must not live at once.
+            dataplane.finish().await;
+        }
+        if let Err(error) = self.start_dataplane() {
+            tracing::error!("{error:#}");
+            let _ = self.events.send(Event::Stop).await;
+        }
+    }
+
+    /// A gate finished a DTLS handshake for one of its sessions.
+    pub fn on_install_keys(
+        &mut self,
+        conn: ConnId,
+        keys: Box<ChannelKeys>,
+        (peer, local): (SocketAddr, SocketAddr),
+        cipher: String,
+    ) {
+        let Some(tunnel) = self.connections.get_mut(&conn).and_then(|c| c.tunnel.as_mut()) else {
+            return;
+        };
+        let now = std::time::Instant::now();
+        if tunnel.last_keys.is_some_and(|last| now - last < MIN_KEY_INTERVAL) {
+            return;
+        }
+        tunnel.last_keys = Some(now);
+        let channel = tunnel.next_channel;
+        tunnel.next_channel = 1 - channel;
+        tunnel.dtls_cipher = cipher;
+        let installed = InstalledChannel { keys: ChannelKeys::clone(&keys), peer, local };
+        tunnel.channels[usize::from(channel)] = Some(installed);
+        let slot = tunnel.slot;
+        self.tell_dataplane(ToDataplane::KeysAdded { slot, channel, keys, peer, local, fresh: true });
+    }
+}

@@ -1,0 +1,33 @@
+//! The supervisor: the one process with rights over the network, and the only one that knows all
+//! the others. It parses nothing that a client sent.
+
+mod accept;
+mod answers;
+pub mod bans;
+mod check;
+pub mod control;
+mod core;
+mod dataplane_link;
+pub mod events;
+mod gates;
+mod hooks;
+pub mod lease;
+mod lease_range;
+mod listen;
+mod network;
+mod opening;
+mod peers;
+mod ping;
+mod reload;
+pub mod route_command;
+pub mod script_env;
+pub mod scripts;
+mod secmod_link;
+mod setup;
+mod start;
+mod state;
+pub mod stats;
+mod tunnels;
+
+pub use core::{Event, Supervisor};
+pub use start::run;
