@@ -16,16 +16,12 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn new(
-        place: Place,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Box<Self> {
-        Box::new(Self {
+    pub(super) fn new(place: Place, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
             message: message.into(),
             place,
             remedy: remedy.into(),
-        })
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub mod priorities;
 mod read;
 mod reload;
 pub mod supplemental;
+#[cfg(test)]
+mod tests;
 pub mod types;
 pub mod user;
 mod value;

@@ -27,7 +27,7 @@ pub struct Environment {
 }
 
 /// Reads a main configuration file. `source` is its name for messages.
-pub fn parse(source: &str, text: &[u8]) -> Result<Parsed, Box<ConfigError>> {
+pub fn parse(source: &str, text: &[u8]) -> Result<Parsed, ConfigError> {
     parse_in(source, text, Environment::default())
 }
 
@@ -36,7 +36,7 @@ pub fn parse_in(
     source: &str,
     text: &[u8],
     environment: Environment,
-) -> Result<Parsed, Box<ConfigError>> {
+) -> Result<Parsed, ConfigError> {
     let mut reader = Reader {
         source,
         config: default_config(),
@@ -184,7 +184,7 @@ impl Reader<'_> {
         ))
     }
 
-    fn finish(mut self, environment: Environment) -> Result<Parsed, Box<ConfigError>> {
+    fn finish(mut self, environment: Environment) -> Result<Parsed, ConfigError> {
         let (default, others) = self.vhosts.split_first_mut().expect("begins with one");
         for vhost in others {
             vhost.complete_from(&default.config);

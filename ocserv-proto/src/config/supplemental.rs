@@ -88,10 +88,7 @@ pub struct SupplementalConfig {
 }
 
 /// Reads a per-user or per-group file. `source` is its name for messages.
-pub fn parse(
-    source: &str,
-    text: &[u8],
-) -> Result<(SupplementalConfig, Vec<Message>), Box<ConfigError>> {
+pub fn parse(source: &str, text: &[u8]) -> Result<(SupplementalConfig, Vec<Message>), ConfigError> {
     let mut file = SupplementalConfig::default();
     let mut messages = Vec::new();
     for (number, line) in Lines::new(text) {

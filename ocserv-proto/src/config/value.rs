@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Message, Place};
 
 /// A value that does not stop the start, or why it does.
-pub(super) type Read<T> = Result<T, Box<ConfigError>>;
+pub(super) type Read<T> = Result<T, ConfigError>;
 
 /// One setting as the key table sees it.
 pub(super) struct Value<'a> {

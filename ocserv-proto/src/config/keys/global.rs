@@ -178,16 +178,6 @@ pub(super) static KEYS: &[Key] = &[
         Later("compression"),
         |c, v| compression_order(c, v),
     ),
-    key("session-control", G, Works, |_, v| {
-        v.messages.push(Message::warning(
-            "the option 'session-control' is deprecated",
-        ));
-        Ok(())
-    }),
-    key("cgroup", G, Works, |_, v| {
-        v.warn("control groups were removed in ocserv 1.5.0; the line has no effect");
-        Ok(())
-    }),
 ];
 
 pub(super) fn renamed(v: &mut Value<'_>, new: &str) {

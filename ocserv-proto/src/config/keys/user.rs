@@ -154,6 +154,10 @@ pub(super) static KEYS: &[Key] = &[
         }
         optional(&mut u.net_priority, Ok(priority))
     }),
+    key("cgroup", VU, Works, |_, v| {
+        v.warn("control groups were removed in ocserv 1.5.0; the line has no effect");
+        Ok(())
+    }),
     key("user-profile", VU, Works, |u, v| {
         optional(&mut u.user_profile, v.path())
     }),

@@ -6,6 +6,7 @@ use super::auth_keys::secret;
 use super::global::renamed;
 use super::{Key, Setter, Status, push, put, put_some};
 use crate::config::draft::VhostDraft;
+use crate::config::error::Message;
 use crate::config::types::{Kkdcp, RekeyMethod, SelectGroup};
 use crate::config::value::{Read, Value};
 
@@ -135,6 +136,12 @@ pub(super) static KEYS: &[Key] = &[
     }),
     key("default-user-config", Works, |d, v| {
         put(&mut d.config.default_user_config, v.path())
+    }),
+    key("session-control", Works, |_, v| {
+        v.messages.push(Message::warning(
+            "the option 'session-control' is deprecated",
+        ));
+        Ok(())
     }),
     key("ipv6-prefix", Works, |d, v| {
         let prefix = v.number(i64::MIN, i64::MAX)?;
