@@ -1,0 +1,219 @@
+//! The control task: what the supervisor says becomes changes of the threads' tables.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use ocserv_proto::dtls::{ChannelKeys, DtlsChannel};
+use ocserv_sys::shared_map::SharedSessions;
+use tokio::sync::mpsc;
+
+use super::clock;
+use super::mailbox::{Mailbox, Report, Update};
+use super::session::{Flow, Session};
+use crate::ipc::channel::Channel;
+use crate::ipc::dataplane::{FromDataplane, SessionParams, ToDataplane};
+use crate::ipc::ids::Slot;
+
+/// A thread that does not come by for so long is stuck.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// State of the control task.
+pub struct Control {
+    supervisor: Channel,
+    threads: Vec<Mailbox>,
+    reports: mpsc::Receiver<Report>,
+    shared: Arc<SharedSessions>,
+    sessions: HashMap<Slot, Arc<Session>>,
+}
+
+/// Keys as the supervisor sends them.
+struct NewKeys {
+    slot: Slot,
+    channel: u8,
+    keys: Box<ChannelKeys>,
+    flow: Flow,
+    fresh: bool,
+}
+
+impl Control {
+    /// A control task over threads that run already.
+    pub fn new(
+        supervisor: Channel,
+        threads: Vec<Mailbox>,
+        reports: mpsc::Receiver<Report>,
+        shared: Arc<SharedSessions>,
+    ) -> Self {
+        Self {
+            supervisor,
+            threads,
+            reports,
+            shared,
+            sessions: HashMap::new(),
+        }
+    }
+
+    /// Serves until the supervisor says stop or is gone.
+    ///
+    /// # Errors
+    /// When a thread failed or the channel broke: the process must be replaced.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        self.supervisor
+            .send(&FromDataplane::Ready, &[])
+            .await
+            .context("cannot report")?;
+        loop {
+            tokio::select! {
+                message = self.supervisor.recv::<ToDataplane>() => {
+                    match message.context("channel to the supervisor")? {
+                        Some((ToDataplane::Stop, _)) | None => break,
+                        Some((message, fds)) => self.handle(message, fds).await?,
+                    }
+                }
+                report = self.reports.recv() => match report {
+                    Some(Report::Moved(slot, flow)) => self.moved(slot, flow).await?,
+                    Some(Report::Failed(thread, error)) => bail!("packet thread {thread}: {error}"),
+                    None => bail!("all packet threads ended"),
+                },
+            }
+        }
+        self.tell_all(|| Update::Stop);
+        Ok(())
+    }
+
+    async fn handle(&mut self, message: ToDataplane, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+        match message {
+            ToDataplane::Setup { .. } => bail!("set up twice"),
+            ToDataplane::GateAdded { gate } => {
+                let link = fds.into_iter().next().context("a gate without its link")?;
+                set_nonblocking(&link)?;
+                let link = Arc::new(link);
+                self.tell_all(|| Update::GateAdded(gate, Arc::clone(&link)));
+            }
+            ToDataplane::GateRemoved { gate } => self.tell_all(|| Update::GateRemoved(gate)),
+            ToDataplane::SessionAdded(params) => self.add_session(*params),
+            ToDataplane::KeysAdded {
+                slot,
+                channel,
+                keys,
+                peer,
+                local,
+                fresh,
+            } => {
+                let flow = Flow { peer, local };
+                self.add_keys(NewKeys {
+                    slot,
+                    channel,
+                    keys,
+                    flow,
+                    fresh,
+                })
+                .await?;
+            }
+            ToDataplane::MtuChanged { slot, mtu } => {
+                if let Some(session) = self.sessions.get(&slot) {
+                    session.set_mtu(mtu);
+                }
+            }
+            ToDataplane::SessionRemoved { slot } => {
+                if let Some(session) = self.sessions.remove(&slot) {
+                    // Whoever still holds the session cannot send any more.
+                    session.drop_channels();
+                    self.tell_all(|| Update::SessionRemoved(slot.0));
+                }
+            }
+            ToDataplane::Stop => {}
+        }
+        Ok(())
+    }
+
+    fn add_session(&mut self, params: SessionParams) {
+        let slot = params.slot;
+        let Some(session) = Session::new(params, Arc::clone(&self.shared)) else {
+            tracing::error!(
+                slot = slot.0,
+                "session with an impossible slot or prefix refused"
+            );
+            return;
+        };
+        let session = Arc::new(session);
+        if let Some(previous) = self.sessions.insert(slot, Arc::clone(&session)) {
+            previous.drop_channels();
+        }
+        self.tell_all(|| Update::SessionAdded(Arc::clone(&session)));
+    }
+
+    async fn add_keys(&mut self, new: NewKeys) -> anyhow::Result<()> {
+        let slot = new.slot;
+        let index = usize::from(new.channel);
+        let Some(session) = self.sessions.get(&slot).cloned() else {
+            tracing::debug!(slot = slot.0, "keys for a session that is gone");
+            return Ok(());
+        };
+        let Some(record) = session.shared().channels.get(index) else {
+            bail!("keys for a channel that does not exist");
+        };
+        let crypto = match DtlsChannel::new(&new.keys) {
+            Ok(crypto) => crypto,
+            Err(error) => {
+                tracing::warn!(slot = slot.0, "keys refused: {error}");
+                return Ok(());
+            }
+        };
+        // No thread may seal with the old key and a number of the new channel.
+        if session.drop_channel(index) {
+            self.barrier().await?;
+        }
+        if new.fresh {
+            record.start(new.keys.epoch, new.keys.next_send, new.keys.next_receive);
+        } else if record.epoch() != new.keys.epoch {
+            tracing::error!(
+                slot = slot.0,
+                "keys do not belong to the channel record: refused"
+            );
+            return Ok(());
+        }
+        session.install(index, crypto, new.flow, clock());
+        self.tell_all(|| Update::FlowAdded(slot.0, new.flow));
+        self.supervisor
+            .send(&FromDataplane::KeysInstalled { slot }, &[])
+            .await?;
+        Ok(())
+    }
+
+    /// Returns when every thread has finished the batch that it was working on.
+    async fn barrier(&self) -> anyhow::Result<()> {
+        let (sender, mut all_dropped) = mpsc::channel(1);
+        self.tell_all(|| Update::Barrier(sender.clone()));
+        drop(sender);
+        let passed = tokio::time::timeout(BARRIER_TIMEOUT, all_dropped.recv()).await;
+        passed.map(|_| ()).context("a packet thread is stuck")
+    }
+
+    /// A thread saw a channel move: the others and the supervisor must know.
+    async fn moved(&self, slot: u32, flow: Flow) -> anyhow::Result<()> {
+        self.tell_all(|| Update::FlowAdded(slot, flow));
+        let Flow { peer, local } = flow;
+        let message = FromDataplane::PeerMoved {
+            slot: Slot(slot),
+            peer,
+            local,
+        };
+        Ok(self.supervisor.send(&message, &[]).await?)
+    }
+
+    fn tell_all(&self, update: impl Fn() -> Update) {
+        for thread in &self.threads {
+            thread.send(update());
+        }
+    }
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> anyhow::Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}

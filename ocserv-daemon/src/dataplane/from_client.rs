@@ -1,0 +1,301 @@
+//! Client to LAN by UDP.
+//!
+//! A datagram is told apart by its first record: handshakes and everything unprotected go to the
+//! session's gate as they came; protected records are opened here. A record from an unknown address
+//! is tried with the sessions that were heard from that IP; the channel moves there only if it opens
+//! (protocol.md 8.6).
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use ocserv_common::ip::IpHeader;
+use ocserv_common::session::DropReason;
+use ocserv_proto::Now;
+use ocserv_proto::cstp::PacketType;
+use ocserv_proto::dtls::channel::Opened;
+use ocserv_proto::dtls::control::DtlsInput;
+use ocserv_proto::dtls::hello::{HelloError, find_app_id};
+use ocserv_proto::dtls::record::{ContentType, RecordHeader, split_record};
+use ocserv_sys::udp::RxBatch;
+
+use super::clock;
+use super::mailbox::Report;
+use super::output::{Output, Tag};
+use super::session::{Channel, Flow, Session};
+use super::worker::Worker;
+
+/// Sessions behind one IP that a record from an unknown port is tried with.
+const MAX_CANDIDATES: usize = 8;
+
+/// One received record and what is needed to deliver it.
+struct Inbound<'a> {
+    now: Now,
+    flow: Flow,
+    /// Number of its datagram in the batch, and where that begins in memory.
+    datagram: usize,
+    base: usize,
+    out: &'a mut Output,
+    deliver: &'a mut Vec<(usize, Range<usize>)>,
+    scratch: &'a mut Vec<u8>,
+}
+
+impl Worker {
+    /// Takes one batch from a port.
+    pub(super) fn from_port(&mut self, port: usize, batch: &mut RxBatch) -> io::Result<()> {
+        let Some(socket) = self.out.ports.get(port) else {
+            return Ok(());
+        };
+        let count = socket.recv_batch(batch)?;
+        let now = clock();
+        self.strays.malformed += batch.refused() as u64;
+        self.deliver.clear();
+        for index in 0..count {
+            let datagram = batch.datagram(index);
+            let flow = Flow {
+                peer: datagram.peer,
+                local: datagram.local,
+            };
+            match RecordHeader::parse(datagram.bytes) {
+                None => self.strays.malformed += 1,
+                Some(header) if is_handshake(&header) => {
+                    self.pass_handshake(now, flow, datagram.bytes);
+                }
+                Some(_) => self.open_datagram(now, flow, index, datagram.bytes),
+            }
+        }
+        let packets = self
+            .deliver
+            .iter()
+            .filter_map(|(index, range)| batch.bytes(*index).get(range.clone()));
+        let sent = self.out.tun.send_batch(packets);
+        self.strays.tun += (sent.full + sent.refused) as u64;
+        self.flush_control(now);
+        Ok(())
+    }
+
+    /// Hands a datagram to the gate of the session that its ClientHello names, or that its flow
+    /// belongs to.
+    fn pass_handshake(&mut self, now: Now, flow: Flow, bytes: &[u8]) {
+        let session = match find_app_id(bytes) {
+            Ok(app_id) => {
+                let session = self.table.by_app_id(&app_id);
+                session.filter(|session| self.pending.insert(flow, session.slot(), now))
+            }
+            Err(HelloError::NotClientHello | HelloError::NotHandshake) => {
+                let pending = self.pending.get(&flow, now);
+                let session = pending.and_then(|slot| self.table.by_slot(slot));
+                session.or_else(|| self.table.by_flow(&flow))
+            }
+            Err(HelloError::ZeroRandom) => {
+                tracing::info!(peer = %flow.peer, "ClientHello without random bytes refused");
+                None
+            }
+            Err(_) => None,
+        };
+        let Some(session) = session else {
+            self.strays.unknown += 1;
+            return;
+        };
+        if session.handshake.load().as_deref() != Some(&flow) {
+            session.handshake.store(Some(Arc::new(flow)));
+        }
+        self.out.handshake_to_gate(session, &flow, bytes);
+    }
+
+    /// Opens the records of a datagram.
+    fn open_datagram(&mut self, now: Now, flow: Flow, datagram: usize, bytes: &mut [u8]) {
+        let base = bytes.as_ptr() as usize;
+        let mut rest = bytes;
+        while let Some((_, record, tail)) = split_record(rest) {
+            rest = tail;
+            let Self {
+                table,
+                pending,
+                out,
+                deliver,
+                scratch,
+                ..
+            } = self;
+            let mut inbound = Inbound {
+                now,
+                flow,
+                datagram,
+                base,
+                out,
+                deliver,
+                scratch,
+            };
+            let known = table.by_flow(&flow).or_else(|| {
+                // The keys are known to the session before this thread hears of its flow.
+                pending.get(&flow, now).and_then(|slot| table.by_slot(slot))
+            });
+            let opened = known.is_some_and(|session| inbound.open_known(session, record));
+            if !opened && !self.open_from_elsewhere(now, flow, (datagram, base), record) {
+                self.strays.unknown += 1;
+            }
+        }
+    }
+
+    /// Tries the sessions that were heard from the sender's IP. Whether one took the record.
+    fn open_from_elsewhere(
+        &mut self,
+        now: Now,
+        flow: Flow,
+        (datagram, base): (usize, usize),
+        record: &mut [u8],
+    ) -> bool {
+        let Self {
+            table,
+            out,
+            deliver,
+            scratch,
+            ..
+        } = self;
+        let mut inbound = Inbound {
+            now,
+            flow,
+            datagram,
+            base,
+            out,
+            deliver,
+            scratch,
+        };
+        let candidates = table.heard_from(flow.peer.ip()).iter().take(MAX_CANDIDATES);
+        let sessions = candidates.filter_map(|slot| table.by_slot(*slot));
+        let mut movable = sessions.filter(|session| session.may_move(now));
+        let Some(slot) = movable.find_map(|session| inbound.open_moved(session, record)) else {
+            return false;
+        };
+        self.table.learn_flow(slot, flow);
+        // When the queue is full the supervisor hears of the next move.
+        let _ = self.reports.try_send(Report::Moved(slot, flow));
+        true
+    }
+}
+
+/// Handshakes are the gate's: all that is unprotected, and handshake messages of any epoch (a
+/// Finished that is sent again).
+fn is_handshake(header: &RecordHeader) -> bool {
+    header.epoch == 0
+        || matches!(
+            header.content_type,
+            ContentType::Handshake | ContentType::ChangeCipherSpec
+        )
+}
+
+impl Inbound<'_> {
+    /// Opens a record with the session's channels of this flow. `false`: there is none, so the
+    /// record may be from a channel that moves. A record that does not open is counted.
+    fn open_known(&mut self, session: &Session, record: &mut [u8]) -> bool {
+        let mut failure = None;
+        let taken = session.each_channel(|channel| {
+            if channel.flow() != self.flow {
+                return None;
+            }
+            match failure {
+                // What the first channel tried has spoilt the bytes.
+                Some(_) => record.copy_from_slice(self.scratch),
+                None => self.save(record),
+            }
+            match self.open(session, channel, record, false) {
+                Ok(()) => Some(()),
+                Err(reason) => {
+                    failure = failure.or(Some(reason));
+                    None
+                }
+            }
+        });
+        if let (None, Some(reason)) = (taken, failure) {
+            session.shared().count_drop(reason);
+        }
+        taken.is_some() || failure.is_some()
+    }
+
+    /// Tries a record with a session that may have moved here. Its slot if it opened.
+    fn open_moved(&mut self, session: &Session, record: &mut [u8]) -> Option<u32> {
+        self.save(record);
+        let opened = session.each_channel(|channel| {
+            let result = self.open(session, channel, record, true);
+            if result.is_err() {
+                record.copy_from_slice(self.scratch);
+            }
+            result.ok()
+        });
+        opened.map(|()| session.slot())
+    }
+
+    fn save(&mut self, record: &[u8]) {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(record);
+    }
+
+    /// Checks, authenticates, commits; then does what the content says.
+    fn open(
+        &mut self,
+        session: &Session,
+        channel: &Channel,
+        record: &mut [u8],
+        moves: bool,
+    ) -> Result<(), DropReason> {
+        let shared = session.shared();
+        let window = shared.channels[channel.index & 1].window();
+        let opened = channel.crypto.open(record, window)?;
+        if moves {
+            channel.move_to(self.flow);
+            session.moved(self.now);
+        }
+        channel.confirm(self.now);
+        shared.last_udp_rx_secs.set(self.now.as_secs());
+        self.receive(session, channel, opened);
+        Ok(())
+    }
+
+    fn receive(&mut self, session: &Session, channel: &Channel, opened: Opened<'_>) {
+        match channel.control.received(self.now, opened) {
+            DtlsInput::Packet(packet) => {
+                let start = (packet.as_ptr() as usize).wrapping_sub(self.base);
+                if let Some(len) = check_inner(session, self.now, packet) {
+                    self.deliver
+                        .push((self.datagram, start..start.saturating_add(len)));
+                }
+            }
+            DtlsInput::Respond(payload) => {
+                let tag = Tag::Response(session.slot());
+                let kind = PacketType::DpdResponse;
+                if self.out.seal(session, channel, kind, payload, tag).is_err() {
+                    session.shared().count_drop(DropReason::QueueFull);
+                }
+            }
+            DtlsInput::Closed => {
+                tracing::debug!(slot = session.slot(), "the client closed its DTLS channel");
+                session.drop_channel(channel.index);
+            }
+            DtlsInput::Ignore => {}
+            DtlsInput::Drop(reason) => session.shared().count_drop(reason),
+        }
+    }
+}
+
+/// Checks a packet from the client: form, source, rate. Counts it, or why not; returns its length.
+pub(super) fn check_inner(session: &Session, now: Now, packet: &[u8]) -> Option<usize> {
+    let shared = session.shared();
+    let Ok(header) = IpHeader::parse(packet) else {
+        shared.count_drop(DropReason::Malformed);
+        return None;
+    };
+    if !session.owns(header.src) {
+        shared.count_drop(DropReason::Source);
+        return None;
+    }
+    if !session.rx_limit.allows(now, header.total_len) {
+        shared.count_drop(DropReason::RateLimit);
+        return None;
+    }
+    shared.rx_packets.add(1);
+    shared.rx_bytes.add(header.total_len as u64);
+    if header.counts_as_activity() {
+        shared.last_data_secs.set(now.as_secs());
+    }
+    Some(header.total_len)
+}

@@ -1,0 +1,172 @@
+//! The dataplane: one process, one thread per core, the keys of all sessions, next to no parsing.
+//!
+//! ```text
+//!  client ── UDP ──► from_client ──► tun        tun ──► to_client ──► UDP ── client
+//!                        │                                  │
+//!                        ▼ handshakes                       ▼ when DTLS is not in use
+//!                       gate ◄──────── packet link ────────► gate ── CSTP ── client
+//! ```
+//!
+//! Each thread owns a tun queue and a UDP socket per address, and a copy of the lookup tables; the
+//! control task sends it changes. There is no lock on a packet's way: what threads share about a
+//! session is atomic, and its sequence counters and replay windows live in shared memory, where they
+//! outlast this process.
+
+mod control;
+mod from_client;
+mod from_gate;
+mod icmp;
+mod limit;
+mod mailbox;
+mod output;
+mod pending;
+mod routes;
+mod session;
+mod table;
+mod to_client;
+mod worker;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use nix::time::{ClockId, clock_gettime};
+use ocserv_proto::Now;
+use ocserv_sys::sandbox;
+use ocserv_sys::shared_map::SharedSessions;
+use ocserv_sys::tun::TunQueue;
+use ocserv_sys::udp::{PathMtu, UdpPort};
+use tokio::sync::mpsc;
+
+use self::control::Control;
+use self::mailbox::{Inbox, Mailbox, Report, mailbox};
+use self::worker::Worker;
+use crate::confine::confine;
+use crate::ipc::channel::Channel;
+use crate::ipc::dataplane::ToDataplane;
+use crate::role::Confinement;
+
+/// Packets that are read and sent together.
+const BATCH: usize = 64;
+/// Largest datagram: an inner packet of 16 KiB in a record.
+const MAX_DATAGRAM: usize = 17 * 1024;
+/// Reports that may wait for the control task.
+const REPORTS: usize = 1024;
+
+/// Runs the role: `supervisor` is the channel to the supervisor.
+///
+/// # Errors
+/// When it cannot be set up or confined, or a thread fails; the supervisor starts another one.
+pub fn run(supervisor: OwnedFd, confinement: &Confinement) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let supervisor = Channel::new(supervisor)?;
+        let Some((setup, fds)) = supervisor.recv::<ToDataplane>().await? else {
+            return Ok(());
+        };
+        let setup = Setup::take(setup, fds)?;
+        confine(confinement, sandbox::Role::Dataplane)?;
+        let shared = Arc::new(setup.shared);
+        let (sender, reports) = mpsc::channel(REPORTS);
+        let threads = start_threads(setup.threads, &sender)?;
+        Control::new(supervisor, threads, reports, shared)
+            .run()
+            .await
+    })
+}
+
+/// What the first message brings.
+struct Setup {
+    shared: SharedSessions,
+    threads: Vec<(TunQueue, Vec<UdpPort>)>,
+}
+
+impl Setup {
+    fn take(message: ToDataplane, fds: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        let ToDataplane::Setup {
+            threads,
+            udp_per_thread,
+            slots,
+            try_mtu_discovery,
+            ..
+        } = message
+        else {
+            bail!("the first message is not the set-up");
+        };
+        let path_mtu = if try_mtu_discovery {
+            PathMtu::Discover
+        } else {
+            PathMtu::Fragment
+        };
+        let mut fds = fds.into_iter();
+        let memory = fds.next().context("no shared array")?;
+        let shared = SharedSessions::open(&memory, slots as usize).context("shared array")?;
+        let threads = (0..threads)
+            .map(|_| {
+                let tun = TunQueue::new(fds.next().context("a tun queue is missing")?);
+                let ports = (0..udp_per_thread)
+                    .map(|_| {
+                        let fd = fds.next().context("a UDP socket is missing")?;
+                        UdpPort::new(fd, path_mtu).context("UDP socket")
+                    })
+                    .collect::<anyhow::Result<_>>()?;
+                Ok((tun, ports))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        if threads.is_empty() {
+            bail!("no thread to run");
+        }
+        Ok(Self { shared, threads })
+    }
+}
+
+fn start_threads(
+    parts: Vec<(TunQueue, Vec<UdpPort>)>,
+    reports: &mpsc::Sender<Report>,
+) -> anyhow::Result<Vec<Mailbox>> {
+    let count = parts.len();
+    let mut mailboxes = Vec::with_capacity(count);
+    for (id, (tun, ports)) in parts.into_iter().enumerate() {
+        let (mailbox, inbox) = mailbox()?;
+        let guard = FailureGuard {
+            id,
+            reports: reports.clone(),
+        };
+        std::thread::Builder::new()
+            .name(format!("packets-{id}"))
+            .spawn(move || guard.watch(count, tun, ports, &inbox))
+            .context("cannot start a packet thread")?;
+        mailboxes.push(mailbox);
+    }
+    Ok(mailboxes)
+}
+
+/// Tells the control task of a thread that ended by an error or a panic.
+struct FailureGuard {
+    id: usize,
+    reports: mpsc::Sender<Report>,
+}
+
+impl FailureGuard {
+    fn watch(self, threads: usize, tun: TunQueue, ports: Vec<UdpPort>, inbox: &Inbox) {
+        let reports = self.reports.clone();
+        let worker = move || Worker::new((self.id, threads), tun, ports, reports).run(inbox);
+        let work = std::panic::AssertUnwindSafe(worker);
+        let failure = match std::panic::catch_unwind(work) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "panicked".to_owned(),
+        };
+        let _ = self.reports.blocking_send(Report::Failed(self.id, failure));
+    }
+}
+
+/// `CLOCK_MONOTONIC`, which all processes of the machine share.
+fn clock() -> Now {
+    // It cannot fail for this clock.
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(Now::from)
+        .unwrap_or_default()
+}

@@ -1,0 +1,216 @@
+//! What leaves a thread: records and datagrams, inner packets, frames to gates. All in batches.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use ocserv_common::session::DropReason;
+use ocserv_proto::cstp::PacketType;
+use ocserv_sys::message_batch::{LinkReport, send_messages};
+use ocserv_sys::tun::TunQueue;
+use ocserv_sys::udp::{Destination, TxBatch, UdpPort};
+
+use super::session::{Channel, Flow, Session};
+use super::{BATCH, MAX_DATAGRAM};
+use crate::ipc::ids::GateId;
+use crate::ipc::packet::Frame;
+
+/// Names a datagram in a batch, for the case that it is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// Packet number so-and-so of the tun batch.
+    Packet(u32),
+    /// A DPD answer to the session of this slot.
+    Response(u32),
+    /// A DPD request to the session of this slot.
+    Probe(u32),
+    /// Nobody asks for it again.
+    Lost,
+}
+
+const KIND_SHIFT: u32 = 30;
+const VALUE_MASK: u32 = (1 << KIND_SHIFT) - 1;
+
+impl Tag {
+    fn encode(self) -> u32 {
+        let (kind, value) = match self {
+            Self::Packet(value) => (0, value),
+            Self::Response(value) => (1, value),
+            Self::Probe(value) => (2, value),
+            Self::Lost => (3, 0),
+        };
+        (kind << KIND_SHIFT) | (value & VALUE_MASK)
+    }
+
+    fn decode(tag: u32) -> Self {
+        let value = tag & VALUE_MASK;
+        match tag >> KIND_SHIFT {
+            0 => Self::Packet(value),
+            1 => Self::Response(value),
+            2 => Self::Probe(value),
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// Why a payload was not put into a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSealed {
+    /// The channel cannot be used: no port, key used up, too large a payload.
+    Channel,
+    /// The batch is full.
+    Full,
+}
+
+/// The sending side of one thread.
+pub struct Output {
+    /// Tun queue, for both directions.
+    pub tun: TunQueue,
+    /// UDP sockets, for both directions.
+    pub ports: Vec<UdpPort>,
+    /// Packet links of the gates.
+    pub links: HashMap<GateId, Arc<OwnedFd>>,
+    batches: Vec<TxBatch>,
+    frame: Vec<u8>,
+    too_long: Vec<Tag>,
+    lost: Vec<Tag>,
+}
+
+impl Output {
+    /// Takes the thread's queue and sockets.
+    pub fn new(tun: TunQueue, ports: Vec<UdpPort>) -> Self {
+        // A batch of packets always fits, with control packets of the batch before.
+        let batches = ports
+            .iter()
+            .map(|_| TxBatch::new(2 * BATCH, MAX_DATAGRAM))
+            .collect();
+        Self {
+            tun,
+            ports,
+            links: HashMap::new(),
+            batches,
+            frame: Vec::new(),
+            too_long: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    /// Seals `payload` and puts the record into the batch of its port.
+    ///
+    /// # Errors
+    /// [`NotSealed`]; nothing was sent then.
+    pub fn seal(
+        &mut self,
+        session: &Session,
+        channel: &Channel,
+        kind: PacketType,
+        payload: &[u8],
+        tag: Tag,
+    ) -> Result<(), NotSealed> {
+        let flow = channel.flow();
+        let batch = self.batch_for(&flow).ok_or(NotSealed::Channel)?;
+        let buffer = batch.buffer().ok_or(NotSealed::Full)?;
+        let sequence = session.take_sequence(channel).ok_or(NotSealed::Channel)?;
+        let sealed = channel
+            .crypto
+            .seal(sequence, kind.to_byte(), payload, buffer);
+        let len = sealed.map_err(|_| NotSealed::Channel)?;
+        batch.commit(len, &destination(&flow, session.params.tos), tag.encode());
+        Ok(())
+    }
+
+    /// Puts a datagram of a handshake into the batch of its port; lost if there is no room.
+    pub fn datagram(&mut self, flow: &Flow, bytes: &[u8]) {
+        let Some(batch) = self.batch_for(flow) else {
+            return;
+        };
+        let Some(buffer) = batch
+            .buffer()
+            .and_then(|buffer| buffer.get_mut(..bytes.len()))
+        else {
+            return;
+        };
+        buffer.copy_from_slice(bytes);
+        batch.commit(bytes.len(), &destination(flow, None), Tag::Lost.encode());
+    }
+
+    fn batch_for(&mut self, flow: &Flow) -> Option<&mut TxBatch> {
+        let index = self.ports.iter().position(|port| port.serves(flow.local))?;
+        self.batches.get_mut(index)
+    }
+
+    /// Sends all batches of records. [`Self::unsent`] tells the rest.
+    pub fn flush(&mut self) {
+        self.too_long.clear();
+        self.lost.clear();
+        for (port, batch) in self.ports.iter().zip(&mut self.batches) {
+            if !batch.is_empty() {
+                port.send_batch(batch);
+                self.too_long
+                    .extend(batch.too_long().iter().map(|tag| Tag::decode(*tag)));
+                self.lost
+                    .extend(batch.lost().iter().map(|tag| Tag::decode(*tag)));
+            }
+        }
+    }
+
+    /// What the last [`Self::flush`] could not send: too long for the path, and lost otherwise.
+    pub fn unsent(&self) -> (&[Tag], &[Tag]) {
+        (&self.too_long, &self.lost)
+    }
+
+    /// Sends packets to a gate; each message is its header and body. Counts from the first one tell
+    /// what was sent.
+    pub fn to_gate(&self, gate: GateId, messages: &[[IoSlice<'_>; 2]]) -> LinkReport {
+        match self.links.get(&gate) {
+            Some(link) => send_messages(link.as_fd(), messages),
+            None => LinkReport {
+                sent: 0,
+                lost: messages.len(),
+            },
+        }
+    }
+
+    /// Hands a datagram of a handshake to the session's gate.
+    pub fn handshake_to_gate(&mut self, session: &Session, flow: &Flow, bytes: &[u8]) {
+        self.frame.clear();
+        let Flow { peer, local } = *flow;
+        Frame::Datagram {
+            slot: session.params.slot,
+            peer,
+            local,
+            bytes,
+        }
+        .write(&mut self.frame);
+        let message = [IoSlice::new(&self.frame), IoSlice::new(&[])];
+        if self.to_gate(session.params.gate, &[message]).lost > 0 {
+            session.shared().count_drop(DropReason::QueueFull);
+        }
+    }
+}
+
+fn destination(flow: &Flow, tos: Option<u8>) -> Destination {
+    Destination {
+        peer: flow.peer,
+        source: Some(flow.local.ip()),
+        tos,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_survive_the_batch() {
+        for tag in [
+            Tag::Packet(63),
+            Tag::Response(70_000),
+            Tag::Probe(0),
+            Tag::Lost,
+        ] {
+            assert_eq!(Tag::decode(tag.encode()), tag);
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! A session as all threads share it. Nothing in it is locked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ocserv_common::session::SessionShared;
+use ocserv_proto::Now;
+use ocserv_proto::dtls::control::{DtlsSettings, Path};
+use ocserv_proto::dtls::{DtlsChannel, DtlsControl};
+use ocserv_sys::shared_map::SharedSessions;
+
+use super::limit::RateLimit;
+use super::routes::Prefix;
+use crate::ipc::dataplane::SessionParams;
+
+/// How long the previous channel still opens records once the new one is in use.
+const GRACE: Duration = Duration::from_secs(30);
+/// A channel moves at most this often (protocol.md 8.6).
+const MOVE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The two ends of a UDP flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Client.
+    pub peer: SocketAddr,
+    /// Server.
+    pub local: SocketAddr,
+}
+
+/// One DTLS channel.
+#[derive(Debug)]
+pub struct Channel {
+    /// Which of the session's two records in shared memory holds its counter and window.
+    pub index: usize,
+    /// Keys.
+    pub crypto: DtlsChannel,
+    /// Liveness.
+    pub control: DtlsControl,
+    flow: ArcSwap<Flow>,
+    /// When the client's first record came, in ms; 0: not yet.
+    confirmed_ms: AtomicU64,
+}
+
+impl Channel {
+    fn new(
+        index: usize,
+        crypto: DtlsChannel,
+        flow: Flow,
+        settings: DtlsSettings,
+        now: Now,
+    ) -> Self {
+        Self {
+            index,
+            crypto,
+            control: DtlsControl::new(settings, now),
+            flow: ArcSwap::from_pointee(flow),
+            confirmed_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Where the client is.
+    pub fn flow(&self) -> Flow {
+        **self.flow.load()
+    }
+
+    /// The client is at another address now.
+    pub fn move_to(&self, flow: Flow) {
+        self.flow.store(Arc::new(flow));
+    }
+
+    /// An authentic record came.
+    pub fn confirm(&self, now: Now) {
+        if self.confirmed_ms.load(Ordering::Relaxed) == 0 {
+            self.confirmed_ms
+                .store(millis(now).max(1), Ordering::Relaxed);
+        }
+    }
+
+    fn confirmed_before(&self, now: Now, age: Duration) -> bool {
+        let confirmed = self.confirmed_ms.load(Ordering::Relaxed);
+        confirmed != 0 && now >= Duration::from_millis(confirmed) + age
+    }
+}
+
+/// One open session.
+pub struct Session {
+    /// As the supervisor gave it; `mtu` there is the first one.
+    pub params: SessionParams,
+    /// Client to server.
+    pub rx_limit: RateLimit,
+    /// Server to client.
+    pub tx_limit: RateLimit,
+    /// Flow of the handshake that is under way: the gate may answer there only.
+    pub handshake: ArcSwapOption<Flow>,
+    sources: Vec<Prefix>,
+    mtu: AtomicU16,
+    channels: [ArcSwapOption<Channel>; 2],
+    newest: AtomicUsize,
+    moved_ms: AtomicU64,
+    shared: Arc<SharedSessions>,
+}
+
+impl Session {
+    /// `None`: the slot or a prefix length is out of range.
+    pub fn new(params: SessionParams, shared: Arc<SharedSessions>) -> Option<Self> {
+        shared.get(params.slot.0 as usize)?;
+        Some(Self {
+            sources: sources(&params)?,
+            rx_limit: RateLimit::new(params.rx_limit),
+            tx_limit: RateLimit::new(params.tx_limit),
+            handshake: ArcSwapOption::empty(),
+            mtu: AtomicU16::new(params.mtu),
+            channels: [ArcSwapOption::empty(), ArcSwapOption::empty()],
+            newest: AtomicUsize::new(0),
+            moved_ms: AtomicU64::new(0),
+            params,
+            shared,
+        })
+    }
+
+    /// Its index.
+    pub fn slot(&self) -> u32 {
+        self.params.slot.0
+    }
+
+    /// Its record in shared memory.
+    pub fn shared(&self) -> &SessionShared {
+        // In range since `new`; the array's length is fixed.
+        &self.shared[self.params.slot.0 as usize]
+    }
+
+    /// The addresses and networks that belong to the client.
+    pub fn prefixes(&self) -> &[Prefix] {
+        &self.sources
+    }
+
+    /// Whether a packet from the client may carry this source address.
+    pub fn owns(&self, source: IpAddr) -> bool {
+        self.sources.iter().any(|prefix| prefix.contains(source))
+    }
+
+    /// Largest inner packet, bytes.
+    pub fn mtu(&self) -> usize {
+        usize::from(self.mtu.load(Ordering::Relaxed))
+    }
+
+    /// Gate and client agreed on another MTU.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Puts a channel in place and makes it the preferred one.
+    pub fn install(&self, index: usize, crypto: DtlsChannel, flow: Flow, now: Now) {
+        let settings = DtlsSettings {
+            dpd: Duration::from_secs(u64::from(self.params.dpd)),
+            switch_to_tcp: Duration::from_secs(u64::from(self.params.switch_to_tcp)),
+        };
+        let channel = Channel::new(index, crypto, flow, settings, now);
+        self.channels[index & 1].store(Some(Arc::new(channel)));
+        self.newest.store(index & 1, Ordering::Release);
+    }
+
+    /// Forgets a channel; whether there was one.
+    pub fn drop_channel(&self, index: usize) -> bool {
+        self.channels[index & 1].swap(None).is_some()
+    }
+
+    /// Forgets both channels.
+    pub fn drop_channels(&self) {
+        for channel in &self.channels {
+            channel.store(None);
+        }
+    }
+
+    /// Calls `f` with the channels there are, the preferred one first, until it yields something.
+    pub fn each_channel<R>(&self, mut f: impl FnMut(&Channel) -> Option<R>) -> Option<R> {
+        let newest = self.newest.load(Ordering::Acquire) & 1;
+        [newest, 1 - newest].into_iter().find_map(|index| {
+            let channel = self.channels[index].load();
+            channel.as_deref().and_then(&mut f)
+        })
+    }
+
+    /// Calls `f` with the channel to send by, if DTLS is in use.
+    pub fn with_sending<R>(&self, now: Now, f: impl FnOnce(&Channel) -> R) -> Option<R> {
+        let mut f = Some(f);
+        self.each_channel(|channel| match channel.control.path(now) {
+            Path::Dtls => f.take().map(|f| f(channel)),
+            Path::Cstp => None,
+        })
+    }
+
+    /// Takes the next sequence number to send with. `None`: the key is used up, or the record in
+    /// shared memory has been given to another channel.
+    pub fn take_sequence(&self, channel: &Channel) -> Option<u64> {
+        let record = &self.shared().channels[channel.index & 1];
+        let sequence = record.take_tx_seq(1)?;
+        (record.epoch() == channel.crypto.epoch()).then_some(sequence)
+    }
+
+    /// Whether a channel may move to another address now.
+    pub fn may_move(&self, now: Now) -> bool {
+        let moved = self.moved_ms.load(Ordering::Relaxed);
+        moved == 0 || now >= Duration::from_millis(moved) + MOVE_INTERVAL
+    }
+
+    /// A channel moved.
+    pub fn moved(&self, now: Now) {
+        self.moved_ms.store(millis(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Drops the previous channel when its time is over.
+    pub fn retire_previous(&self, now: Now) {
+        let newest = self.newest.load(Ordering::Acquire) & 1;
+        let over = self.channels[newest]
+            .load()
+            .as_deref()
+            .is_some_and(|channel| channel.confirmed_before(now, GRACE));
+        if over && self.channels[1 - newest].load().is_some() {
+            self.channels[1 - newest].store(None);
+        }
+    }
+
+    /// A DATA packet came by CSTP: the client wants TCP (protocol.md 7).
+    pub fn data_by_cstp(&self) {
+        self.each_channel(|channel| {
+            channel.control.cstp_data_received();
+            None::<()>
+        });
+    }
+}
+
+fn sources(params: &SessionParams) -> Option<Vec<Prefix>> {
+    let mut sources = Vec::new();
+    sources.extend(params.ipv4.map(|address| Prefix::host(address.into())));
+    if let Some((address, len)) = params.ipv6 {
+        sources.push(Prefix::host(address.into()));
+        sources.push(Prefix::new(address.into(), len)?);
+    }
+    for (address, len) in &params.iroutes {
+        sources.push(Prefix::new(*address, *len)?);
+    }
+    Some(sources)
+}
+
+fn millis(now: Now) -> u64 {
+    now.as_millis() as u64
+}

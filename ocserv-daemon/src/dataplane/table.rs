@@ -1,0 +1,147 @@
+//! A thread's own copy of what it looks sessions up by.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::routes::Routes;
+use super::session::{Flow, Session};
+
+/// Flows of one session that are remembered; a client that moves on leaves old ones behind.
+const FLOWS_PER_SESSION: usize = 4;
+
+/// Sessions by slot, inner address, UDP flow, App-ID and UDP address.
+#[derive(Default)]
+pub struct SessionTable {
+    entries: Vec<Option<Entry>>,
+    count: usize,
+    routes: Routes,
+    flows: HashMap<Flow, u32>,
+    app_ids: HashMap<[u8; 32], u32>,
+    by_ip: HashMap<IpAddr, Vec<u32>>,
+}
+
+struct Entry {
+    session: Arc<Session>,
+    /// Oldest first.
+    flows: Vec<Flow>,
+}
+
+impl SessionTable {
+    /// Adds a session, in place of another one of the same slot.
+    pub fn add(&mut self, session: Arc<Session>) {
+        let slot = session.slot();
+        self.remove(slot);
+        for prefix in session.prefixes() {
+            self.routes.add(*prefix, slot);
+        }
+        if let Some(app_id) = session.params.app_id {
+            self.app_ids.insert(app_id, slot);
+        }
+        let index = slot as usize;
+        if self.entries.len() <= index {
+            self.entries.resize_with(index + 1, || None);
+        }
+        self.entries[index] = Some(Entry {
+            session,
+            flows: Vec::new(),
+        });
+        self.count += 1;
+    }
+
+    /// Forgets a session.
+    pub fn remove(&mut self, slot: u32) {
+        let Some(entry) = self.entries.get_mut(slot as usize).and_then(Option::take) else {
+            return;
+        };
+        self.count -= 1;
+        for prefix in entry.session.prefixes() {
+            self.routes.remove(*prefix, slot);
+        }
+        if let Some(app_id) = entry.session.params.app_id {
+            self.app_ids.remove(&app_id);
+        }
+        for flow in entry.flows {
+            self.forget_flow(slot, flow);
+        }
+    }
+
+    /// Remembers that a session's records come by this flow.
+    pub fn learn_flow(&mut self, slot: u32, flow: Flow) {
+        let Some(Some(entry)) = self.entries.get_mut(slot as usize) else {
+            return;
+        };
+        let oldest = match entry.flows.iter().position(|known| *known == flow) {
+            Some(index) => {
+                entry.flows.remove(index);
+                None
+            }
+            None if entry.flows.len() == FLOWS_PER_SESSION => Some(entry.flows.remove(0)),
+            None => None,
+        };
+        entry.flows.push(flow);
+        if let Some(oldest) = oldest {
+            self.forget_flow(slot, oldest);
+        }
+        self.flows.insert(flow, slot);
+        let slots = self.by_ip.entry(flow.peer.ip()).or_default();
+        if !slots.contains(&slot) {
+            slots.push(slot);
+        }
+    }
+
+    fn forget_flow(&mut self, slot: u32, flow: Flow) {
+        if self.flows.get(&flow) == Some(&slot) {
+            self.flows.remove(&flow);
+        }
+        let ip = flow.peer.ip();
+        let entry = self.entries.get(slot as usize).and_then(Option::as_ref);
+        if entry.is_some_and(|entry| entry.flows.iter().any(|flow| flow.peer.ip() == ip)) {
+            return;
+        }
+        if let Some(slots) = self.by_ip.get_mut(&ip) {
+            slots.retain(|other| *other != slot);
+            if slots.is_empty() {
+                self.by_ip.remove(&ip);
+            }
+        }
+    }
+
+    /// Whether no session is open.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All sessions.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.entries.iter().flatten().map(|entry| &entry.session)
+    }
+
+    /// The session of a slot.
+    pub fn by_slot(&self, slot: u32) -> Option<&Arc<Session>> {
+        self.entries
+            .get(slot as usize)?
+            .as_ref()
+            .map(|entry| &entry.session)
+    }
+
+    /// The session that an inner destination belongs to.
+    pub fn by_address(&self, destination: IpAddr) -> Option<&Arc<Session>> {
+        self.by_slot(self.routes.find(destination)?)
+    }
+
+    /// The session whose records come by this flow.
+    pub fn by_flow(&self, flow: &Flow) -> Option<&Arc<Session>> {
+        self.by_slot(*self.flows.get(flow)?)
+    }
+
+    /// The session that a ClientHello names.
+    pub fn by_app_id(&self, app_id: &[u8; 32]) -> Option<&Arc<Session>> {
+        self.by_slot(*self.app_ids.get(app_id)?)
+    }
+
+    /// Slots of sessions that were heard from this address by UDP.
+    pub fn heard_from(&self, ip: IpAddr) -> &[u32] {
+        self.by_ip.get(&ip).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,168 @@
+//! LAN to client: each packet goes by DTLS while that is in use, else by CSTP.
+//!
+//! A packet larger than the session's MTU is answered with "packet too big", except for IPv4 that
+//! routers may fragment: that goes by CSTP, which takes up to 16 KiB.
+
+use std::io::{self, IoSlice};
+
+use ocserv_common::ip::IpHeader;
+use ocserv_common::session::DropReason;
+use ocserv_proto::Now;
+use ocserv_proto::cstp::{MAX_PAYLOAD, PacketType};
+use ocserv_sys::tun::PacketBatch;
+
+use super::clock;
+use super::icmp::{self, TooBig};
+use super::output::{NotSealed, Tag};
+use super::session::Session;
+use super::worker::{Worker, shorten};
+use crate::ipc::ids::{GateId, Slot};
+use crate::ipc::packet::packet_header;
+
+/// A packet of the tun batch that goes by CSTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CstpItem {
+    gate: GateId,
+    /// Number in the batch: keeps the order of packets.
+    index: usize,
+    slot: Slot,
+}
+
+/// Slot of a packet that belongs to no session.
+const NOBODY: u32 = u32::MAX;
+
+impl Worker {
+    /// Takes one batch from the tun queue.
+    pub(super) fn from_tun(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
+        let count = self.out.tun.recv_batch(batch)?;
+        let now = clock();
+        self.by_cstp.clear();
+        self.owners.clear();
+        for index in 0..count {
+            let owner = self.route(now, index, batch.packet(index));
+            self.owners.push(owner.unwrap_or(NOBODY));
+        }
+        self.flush_records(now, batch);
+        self.flush_cstp(batch);
+        Ok(())
+    }
+
+    /// Decides about one packet; returns the slot that it belongs to.
+    fn route(&mut self, now: Now, index: usize, packet: &[u8]) -> Option<u32> {
+        let Ok(header) = IpHeader::parse(packet) else {
+            self.strays.malformed += 1;
+            return None;
+        };
+        let Some(session) = self.table.by_address(header.dst) else {
+            self.strays.no_session += 1;
+            return None;
+        };
+        let shared = session.shared();
+        let packet = packet.get(..header.total_len)?;
+        if !session.tx_limit.allows(now, packet.len()) {
+            shared.count_drop(DropReason::RateLimit);
+            return None;
+        }
+        let fits = packet.len() <= session.mtu();
+        if !fits {
+            let mut message = [0; icmp::MAX_LEN];
+            match icmp::too_big(packet, session.mtu(), &mut message) {
+                TooBig::MayFragment if packet.len() <= MAX_PAYLOAD => {}
+                verdict => {
+                    shared.count_drop(DropReason::TooBig);
+                    if let TooBig::Report(len) = verdict
+                        && self.icmp.allows(now, 1)
+                    {
+                        self.out.tun.send_batch(message.get(..len));
+                    }
+                    return None;
+                }
+            }
+        }
+        shared.tx_packets.add(1);
+        shared.tx_bytes.add(packet.len() as u64);
+        if header.counts_as_activity() {
+            shared.last_data_secs.set(now.as_secs());
+        }
+        let out = &mut self.out;
+        let tag = Tag::Packet(index as u32);
+        let sealed = fits.then(|| {
+            session.with_sending(now, |channel| {
+                out.seal(session, channel, PacketType::Data, packet, tag)
+            })
+        });
+        match sealed.flatten() {
+            Some(Ok(())) => {}
+            Some(Err(NotSealed::Full)) => shared.count_drop(DropReason::QueueFull),
+            Some(Err(NotSealed::Channel)) | None => self.by_cstp.push(item(session, index)),
+        }
+        Some(session.slot())
+    }
+
+    /// Sends the records. Packets too long for the path go by CSTP (protocol.md 7).
+    fn flush_records(&mut self, now: Now, batch: &PacketBatch) {
+        self.out.flush();
+        let (too_long, lost) = self.out.unsent();
+        for tag in lost {
+            if let Tag::Packet(index) = tag
+                && let Some(session) = owner(&self.owners, &self.table, *index as usize)
+            {
+                session.shared().count_drop(DropReason::QueueFull);
+            }
+        }
+        if too_long.is_empty() {
+            return;
+        }
+        for tag in too_long.to_vec() {
+            match tag {
+                Tag::Packet(index) if (index as usize) < batch.len() => {
+                    if let Some(session) = owner(&self.owners, &self.table, index as usize) {
+                        self.by_cstp.push(item(session, index as usize));
+                    }
+                }
+                other => shorten(&mut self.out, &self.table, now, other),
+            }
+        }
+        self.out.flush();
+    }
+
+    /// Sends the packets that go by CSTP to their gates, in one call a gate.
+    fn flush_cstp(&mut self, batch: &PacketBatch) {
+        self.by_cstp.sort_unstable();
+        for items in self.by_cstp.chunk_by(|a, b| a.gate == b.gate) {
+            let Some(gate) = items.first().map(|item| item.gate) else {
+                continue;
+            };
+            let headers: Vec<_> = items.iter().map(|item| packet_header(item.slot)).collect();
+            let messages: Vec<_> = items
+                .iter()
+                .zip(&headers)
+                .map(|(item, header)| {
+                    [IoSlice::new(header), IoSlice::new(batch.packet(item.index))]
+                })
+                .collect();
+            let report = self.out.to_gate(gate, &messages);
+            for item in items.iter().skip(report.sent) {
+                if let Some(session) = self.table.by_slot(item.slot.0) {
+                    session.shared().count_drop(DropReason::QueueFull);
+                }
+            }
+        }
+    }
+}
+
+fn item(session: &Session, index: usize) -> CstpItem {
+    CstpItem {
+        gate: session.params.gate,
+        index,
+        slot: session.params.slot,
+    }
+}
+
+fn owner<'a>(
+    owners: &[u32],
+    table: &'a super::table::SessionTable,
+    index: usize,
+) -> Option<&'a Session> {
+    table.by_slot(*owners.get(index)?).map(|session| &**session)
+}

@@ -1,0 +1,292 @@
+//! A packet thread: waits for its queue, sockets and links, and passes batches on.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ocserv_proto::Now;
+use ocserv_proto::cstp::PacketType;
+use ocserv_proto::dtls::control::DtlsTimer;
+use ocserv_sys::message_batch::MessageBatch;
+use ocserv_sys::poller::Poller;
+use ocserv_sys::tun::{PacketBatch, TunQueue};
+use ocserv_sys::udp::{RxBatch, UdpPort};
+use tokio::sync::mpsc;
+
+use super::limit::RateLimit;
+use super::mailbox::{Inbox, Report, Update};
+use super::output::{Output, Tag};
+use super::pending::PendingHandshakes;
+use super::session::Session;
+use super::table::SessionTable;
+use super::to_client::CstpItem;
+use super::{BATCH, MAX_DATAGRAM, clock};
+use crate::ipc::ids::GateId;
+use crate::ipc::packet::MAX_FRAME;
+
+/// Timers of sessions are looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+/// "Packet too big" messages a second and thread.
+const ICMP_PER_SECOND: u64 = 200;
+
+/// Packets that belong to no session, so that no session can count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    /// Datagrams from addresses that no session uses, or records that none could open.
+    pub unknown: u64,
+    /// Not a record, frame or IP packet.
+    pub malformed: u64,
+    /// Packets from the LAN to an address that nobody has.
+    pub no_session: u64,
+    /// Frames of a gate for a session that is not its own.
+    pub foreign: u64,
+    /// Packets that the tun device did not take.
+    pub tun: u64,
+}
+
+/// What a thread works with.
+pub struct Worker {
+    /// Its number.
+    pub(super) id: usize,
+    pub(super) threads: usize,
+    pub(super) table: SessionTable,
+    pub(super) pending: PendingHandshakes,
+    pub(super) out: Output,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) strays: Strays,
+    pub(super) icmp: RateLimit,
+    /// Copy of a record for a second try.
+    pub(super) scratch: Vec<u8>,
+    /// Inner packets in the batch of received datagrams or frames.
+    pub(super) deliver: Vec<(usize, Range<usize>)>,
+    /// Packets of the tun batch that go by CSTP.
+    pub(super) by_cstp: Vec<CstpItem>,
+    /// Sessions of the packets of the tun batch.
+    pub(super) owners: Vec<u32>,
+    logged: Strays,
+}
+
+/// Where received bytes go.
+struct Buffers {
+    datagrams: RxBatch,
+    packets: PacketBatch,
+    frames: MessageBatch,
+}
+
+/// What became readable.
+enum Source {
+    Inbox,
+    Tun,
+    Port(usize),
+    Gate(GateId),
+}
+
+impl Source {
+    fn token(&self) -> u64 {
+        let (kind, value) = match self {
+            Self::Inbox => (0, 0),
+            Self::Tun => (1, 0),
+            Self::Port(index) => (2, *index as u32),
+            Self::Gate(gate) => (3, gate.0),
+        };
+        (kind << 32) | u64::from(value)
+    }
+
+    fn from_token(token: u64) -> Self {
+        let value = token as u32;
+        match token >> 32 {
+            0 => Self::Inbox,
+            1 => Self::Tun,
+            2 => Self::Port(value as usize),
+            _ => Self::Gate(GateId(value)),
+        }
+    }
+}
+
+impl Worker {
+    /// A thread's state before it starts.
+    pub fn new(
+        (id, threads): (usize, usize),
+        tun: TunQueue,
+        ports: Vec<UdpPort>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        Self {
+            id,
+            threads,
+            table: SessionTable::default(),
+            pending: PendingHandshakes::default(),
+            out: Output::new(tun, ports),
+            reports,
+            strays: Strays::default(),
+            icmp: RateLimit::new(ICMP_PER_SECOND),
+            scratch: Vec::with_capacity(MAX_DATAGRAM),
+            deliver: Vec::with_capacity(BATCH),
+            by_cstp: Vec::with_capacity(BATCH),
+            owners: Vec::with_capacity(BATCH),
+            logged: Strays::default(),
+        }
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// When the tun queue or a socket fails for good: the process must be replaced.
+    pub fn run(mut self, inbox: &Inbox) -> io::Result<()> {
+        let mut poller = Poller::new(BATCH)?;
+        poller.add(&*inbox.waker, Source::Inbox.token())?;
+        poller.add(&self.out.tun, Source::Tun.token())?;
+        for (index, port) in self.out.ports.iter().enumerate() {
+            poller.add(port, Source::Port(index).token())?;
+        }
+        let mut buffers = Buffers {
+            datagrams: RxBatch::new(BATCH, MAX_DATAGRAM),
+            packets: PacketBatch::new(BATCH, MAX_DATAGRAM),
+            frames: MessageBatch::new(BATCH, MAX_FRAME),
+        };
+        let mut ready = Vec::with_capacity(BATCH);
+        let mut next_tick = clock() + TICK;
+        loop {
+            // Without sessions there is nothing to time.
+            let wait = next_tick
+                .saturating_sub(clock())
+                .saturating_add(Duration::from_millis(1));
+            poller.wait((!self.table.is_empty()).then_some(wait), &mut ready)?;
+            for token in &ready {
+                match Source::from_token(*token) {
+                    Source::Inbox if !self.read_inbox(inbox, &poller)? => return Ok(()),
+                    Source::Inbox => {}
+                    Source::Tun => self.from_tun(&mut buffers.packets)?,
+                    Source::Port(index) => self.from_port(index, &mut buffers.datagrams)?,
+                    Source::Gate(gate) => self.from_gate(gate, &mut buffers.frames, &poller),
+                }
+            }
+            let now = clock();
+            if now >= next_tick {
+                next_tick = now + TICK;
+                self.tick(now);
+            }
+        }
+    }
+
+    /// Applies the changes that wait. `false`: stop.
+    fn read_inbox(&mut self, inbox: &Inbox, poller: &Poller) -> io::Result<bool> {
+        inbox.waker.clear();
+        while let Ok(update) = inbox.updates.try_recv() {
+            match update {
+                Update::GateAdded(gate, link) => self.add_gate(gate, link, poller)?,
+                Update::GateRemoved(gate) => self.remove_gate(gate, poller),
+                Update::SessionAdded(session) => {
+                    self.pending.forget(session.slot());
+                    self.table.add(session);
+                }
+                Update::SessionRemoved(slot) => {
+                    self.pending.forget(slot);
+                    self.table.remove(slot);
+                }
+                Update::FlowAdded(slot, flow) => self.table.learn_flow(slot, flow),
+                Update::Barrier(waiting) => drop(waiting),
+                Update::Stop => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn add_gate(&mut self, gate: GateId, link: Arc<OwnedFd>, poller: &Poller) -> io::Result<()> {
+        self.remove_gate(gate, poller);
+        if self.reads(gate) {
+            poller.add(&*link, Source::Gate(gate).token())?;
+        }
+        self.out.links.insert(gate, link);
+        Ok(())
+    }
+
+    /// Forgets a gate's link; its sessions have no CSTP until they are added again.
+    pub(super) fn remove_gate(&mut self, gate: GateId, poller: &Poller) {
+        if let Some(link) = self.out.links.remove(&gate)
+            && self.reads(gate)
+        {
+            // Other threads hold the descriptor too, so closing ours would not end the watch.
+            let _ = poller.remove(&*link);
+        }
+    }
+
+    /// Each link is read by one thread, and written by all.
+    fn reads(&self, gate: GateId) -> bool {
+        gate.0 as usize % self.threads == self.id
+    }
+
+    /// Timers of the sessions that are this thread's.
+    fn tick(&mut self, now: Now) {
+        self.pending.expire(now);
+        let Self {
+            table,
+            out,
+            id,
+            threads,
+            ..
+        } = self;
+        let own = table
+            .iter()
+            .filter(|session| session.slot() as usize % *threads == *id);
+        for session in own {
+            session.retire_previous(now);
+            session.each_channel(|channel| {
+                match channel.control.handle_timeout(now) {
+                    DtlsTimer::SendDpd => probe(out, session, channel),
+                    DtlsTimer::Inactive => {
+                        tracing::debug!(slot = session.slot(), "DTLS is silent: using CSTP");
+                    }
+                    DtlsTimer::Nothing => {}
+                }
+                None::<()>
+            });
+        }
+        self.flush_control(now);
+        if self.strays != self.logged {
+            tracing::debug!(thread = self.id, strays = ?self.strays, "packets of no session");
+            self.logged = self.strays;
+        }
+    }
+
+    /// Sends the control packets of this batch. Those too long for the path go again with one byte
+    /// (protocol.md 9).
+    pub(super) fn flush_control(&mut self, now: Now) {
+        let Self { out, table, .. } = self;
+        out.flush();
+        let (too_long, _) = out.unsent();
+        if too_long.is_empty() {
+            return;
+        }
+        // Seldom: a path that became narrower.
+        for tag in too_long.to_vec() {
+            shorten(out, table, now, tag);
+        }
+        out.flush();
+    }
+}
+
+/// Sends a control packet again with one byte, after it proved too long.
+pub(super) fn shorten(out: &mut Output, table: &SessionTable, now: Now, tag: Tag) {
+    let (slot, kind) = match tag {
+        Tag::Response(slot) => (slot, PacketType::DpdResponse),
+        Tag::Probe(slot) => (slot, PacketType::DpdRequest),
+        Tag::Packet(_) | Tag::Lost => return,
+    };
+    if let Some(session) = table.by_slot(slot) {
+        session.with_sending(now, |channel| {
+            let _ = out.seal(session, channel, kind, &[0], Tag::Lost);
+        });
+    }
+}
+
+/// Asks for a sign of life with a packet of full size (protocol.md 10).
+fn probe(out: &mut Output, session: &Session, channel: &super::session::Channel) {
+    const ZEROES: [u8; MAX_DATAGRAM] = [0; MAX_DATAGRAM];
+    let payload = ZEROES.get(..session.mtu()).unwrap_or(&ZEROES[..1]);
+    let tag = Tag::Probe(session.slot());
+    // When the batch is full the next tick of the timer asks again.
+    let _ = out.seal(session, channel, PacketType::DpdRequest, payload, tag);
+}
