@@ -25,9 +25,9 @@ const fn key(name: &'static str, scope: Scope, status: Status, set: Set) -> Key 
 const CERTIFICATES: Status = Later("client certificates");
 
 pub(super) static KEYS: &[Key] = &[
-    key("auth", VF, Works, |d, v| primary(d, v)),
-    key("enable-auth", VF, Works, |d, v| alternative(d, v)),
-    key("acct", VF, Later("accounting"), |d, v| accounting(d, v)),
+    key("auth", VF, Works, primary),
+    key("enable-auth", VF, Works, alternative),
+    key("acct", VF, Later("accounting"), accounting),
     key("server-cert", VF, Works, |d, v| {
         push(&mut d.config.server_cert, key_file(v))
     }),

@@ -40,7 +40,7 @@ pub(super) static KEYS: &[Key] = &[
     key("listen-proxy-proto", G, Later("PROXY protocol"), |c, v| {
         put(&mut c.listen_proxy_proto, v.boolean())
     }),
-    key("device", G, Works, |c, v| device(c, v)),
+    key("device", G, Works, device),
     key("run-as-user", GF, Works, |c, v| {
         put(&mut c.run_as_user, v.text())
     }),
@@ -90,7 +90,7 @@ pub(super) static KEYS: &[Key] = &[
     key("log-level", GF, Works, |c, v| {
         put(&mut c.log_level, v.number(0, 9).map(|n| n as u8))
     }),
-    key("syslog-facility", GF, Works, |c, v| syslog_facility(c, v)),
+    key("syslog-facility", GF, Works, syslog_facility),
     key("use-utmp", G, Later("utmp login records"), |c, v| {
         put(&mut c.use_utmp, v.boolean())
     }),
@@ -176,7 +176,7 @@ pub(super) static KEYS: &[Key] = &[
         "compression-algo-priority",
         G,
         Later("compression"),
-        |c, v| compression_order(c, v),
+        compression_order,
     ),
 ];
 

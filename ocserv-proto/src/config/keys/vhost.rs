@@ -29,7 +29,7 @@ pub(super) static KEYS: &[Key] = &[
     key("auto-select-group", Works, |d, v| {
         put(&mut d.config.auto_select_group, v.boolean())
     }),
-    key("select-group", Works, |d, v| select_group(d, v)),
+    key("select-group", Works, select_group),
     key("default-select-group", Works, |d, v| {
         put(&mut d.config.default_select_group, v.text())
     }),
@@ -62,7 +62,7 @@ pub(super) static KEYS: &[Key] = &[
     key("match-tls-dtls-ciphers", Works, |d, v| {
         put(&mut d.config.match_tls_dtls_ciphers, v.boolean())
     }),
-    key("banner", Works, |d, v| banner(d, v)),
+    key("banner", Works, banner),
     key("pre-login-banner", Works, |d, v| {
         put(&mut d.config.pre_login_banner, v.text())
     }),
@@ -91,7 +91,7 @@ pub(super) static KEYS: &[Key] = &[
     key("camouflage_realm", CAMOUFLAGE, |d, v| {
         put(&mut d.config.camouflage_realm, v.text())
     }),
-    key("kkdcp", Later("KKDCP"), |d, v| kkdcp(d, v)),
+    key("kkdcp", Later("KKDCP"), kkdcp),
     key("cookie-timeout", Works, |d, v| {
         put(&mut d.config.cookie_timeout, v.seconds())
     }),
@@ -101,7 +101,7 @@ pub(super) static KEYS: &[Key] = &[
     key("rekey-time", Works, |d, v| {
         put(&mut d.config.rekey_time, v.seconds_or_off())
     }),
-    key("rekey-method", Works, |d, v| rekey_method(d, v)),
+    key("rekey-method", Works, rekey_method),
     key("switch-to-tcp-timeout", Works, |d, v| {
         put(&mut d.config.switch_to_tcp_timeout, v.seconds_or_off())
     }),
