@@ -203,7 +203,7 @@ impl Reader<'_> {
         let later = later_keys(&self.used);
         self.messages.extend(later.iter().map(|later| {
             let LaterKey { key, feature } = later;
-            Message::warning(format!("'{key}' has no effect yet: {feature} is not built"))
+            Message::warning(format!("'{key}': not supported yet: {feature}"))
         }));
         self.messages.extend(
             keys::all()

@@ -141,7 +141,7 @@ fn set_key(
     };
     set(file, &mut value)?;
     if let (Status::Later(feature), false) = (row.status, value.off) {
-        value.warn(format!("has no effect yet: {feature} is not built"));
+        value.warn(format!("not supported yet: {feature}"));
     }
     Ok(())
 }

@@ -107,7 +107,7 @@ fn messages_and_errors() {
         "warning: skipping unknown option 'tcp-port' in user/alice"
     );
     assert!(shown[1].contains("sections"));
-    assert!(shown[2].contains("'restrict-user-to-routes': has no effect yet"));
+    assert!(shown[2].contains("'restrict-user-to-routes': not supported yet"));
     for bad in [
         "nonsense",
         "route = 1",
