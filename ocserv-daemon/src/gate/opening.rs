@@ -1,10 +1,9 @@
 //! CONNECT: the supervisor's grant and the answer to the client (protocol.md 5).
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::socket::{getsockopt, sockopt};
-use ocserv_proto::config::{Cipher, RekeyMethod, Route, UserConfig};
+use ocserv_proto::config::{Cipher, RekeyMethod, UserConfig};
 use ocserv_proto::connect::{ConnectAnswer, ConnectRequest, DtlsAnswer, Refusal, Rekey};
 use ocserv_proto::cstp::CstpSettings;
 use ocserv_proto::mtu::{self, Mtu, MtuInput, Protection};
@@ -288,12 +287,7 @@ fn whole_answer(
     };
     let mut routes = user.route.clone();
     if !routes.is_empty() {
-        routes.extend(
-            grant
-                .extra_routes
-                .iter()
-                .filter_map(|text| parse_route(text)),
-        );
+        routes.extend_from_slice(&grant.extra_routes);
     }
     ConnectAnswer {
         included_headers: config.included_http_headers.clone(),
@@ -330,16 +324,6 @@ fn whole_answer(
     }
 }
 
-/// `address/prefix`.
-fn parse_route(text: &str) -> Option<Route> {
-    let (net, prefix) = text.split_once('/')?;
-    let net: IpAddr = net.parse().ok()?;
-    Some(Route {
-        net,
-        prefix: prefix.parse().ok()?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,15 +335,5 @@ mod tests {
         assert_eq!(jittered(4, 0), 3);
         assert_eq!(jittered(1, 255), 1);
         assert_eq!(jittered(0, 255), 1);
-    }
-
-    #[test]
-    fn routes_of_others_are_read() {
-        assert_eq!(
-            parse_route("10.0.0.0/8").map(|route| route.cidr()).unwrap(),
-            "10.0.0.0/8"
-        );
-        assert_eq!(parse_route("10.0.0.0"), None);
-        assert_eq!(parse_route("x/8"), None);
     }
 }
