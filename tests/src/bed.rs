@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 
@@ -48,7 +49,7 @@ pub struct Bed {
     lan: Namespace,
     authority: Authority,
     program: Program,
-    guard: Option<Guard>,
+    remover: Remover,
 }
 
 impl Bed {
@@ -64,7 +65,7 @@ impl Bed {
         let name = format!("oxc-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(&name);
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
-        let guard = Guard::start(&directory, &name)?;
+        let remover = Remover(Arc::new(Mutex::new(Some(Guard::start(&directory, &name)?))));
         let gateway = Namespace::create(&format!("{name}-gw"))?;
         let lan = Namespace::create(&format!("{name}-lan"))?;
         let clients = (0..clients)
@@ -79,7 +80,7 @@ impl Bed {
             lan,
             authority,
             program,
-            guard: Some(guard),
+            remover,
         };
         bed.wire()?;
         bed.issue_certificate("server", HOST, KeyKind::P256, None)?;
@@ -192,13 +193,18 @@ impl Bed {
     ///
     /// # Errors
     /// Names what was left.
-    pub fn close(mut self) -> Result<()> {
-        drop(self.guard.take());
+    pub fn close(self) -> Result<()> {
+        self.remover.remove_now();
         let left = leftovers(&self.name, &self.directory);
         if !left.is_empty() {
             bail!("left behind: {}", left.join(", "));
         }
         Ok(())
+    }
+
+    /// A handle by which another thread can remove the bed, for Ctrl-C.
+    pub fn remover(&self) -> Remover {
+        self.remover.clone()
     }
 
     /// Loses all datagrams between the clients and the gateway's port.
@@ -283,6 +289,27 @@ impl Bed {
             client.ip(&format!("-6 route add {GATEWAY6}/128 dev eth0"))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.remover.remove_now();
+    }
+}
+
+/// Removes a bed, once, from any thread.
+#[derive(Clone, Debug)]
+pub struct Remover(Arc<Mutex<Option<Guard>>>);
+
+impl Remover {
+    /// Kills what runs in the bed and removes it; returns when that is done.
+    pub fn remove_now(&self) {
+        let mut guard = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(guard.take());
     }
 }
 

@@ -6,6 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::SigSet;
 
 use crate::process;
 
@@ -68,6 +69,8 @@ impl Namespace {
         thread::scope(|scope| {
             scope
                 .spawn(move || {
+                    // What is started here shall hear the signals that its owner blocks.
+                    SigSet::all().thread_unblock()?;
                     setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| path)?;
                     Ok(work())
                 })

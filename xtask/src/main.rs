@@ -1,1 +1,66 @@
-fn main() {}
+//! The project's commands. Builds without any system library, because it installs them.
+
+mod demo;
+mod packages;
+mod step;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's commands")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Shows a stock openconnect client log in to the gateway and move traffic. Needs root.
+    Demo {
+        /// Leaves everything running until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Everything that CI checks. Needs root.
+    Test,
+    /// The house rules: file length, unsafe code, leftovers, names.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Demo { keep } => demo::run(keep),
+        Task::Test => test::run(),
+        Task::Tidy => tidy::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The directory of the workspace.
+fn root() -> Result<std::path::PathBuf> {
+    let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent()
+        .map(Into::into)
+        .ok_or_else(|| anyhow::anyhow!("xtask is not in a workspace"))
+}
+
+/// Ends with the command to type, unless this is root.
+fn require_root(task: &str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    anyhow::bail!(
+        "network namespaces and packages need root; type:\n    sudo env \"PATH=$PATH\" cargo xtask {task}"
+    )
+}
