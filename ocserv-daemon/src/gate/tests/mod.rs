@@ -1,0 +1,6 @@
+//! The whole role over socket pairs: the tests play supervisor, secmod, dataplane and client.
+
+mod bed;
+mod client;
+mod handshakes;
+mod sessions;
