@@ -182,7 +182,7 @@ fn a_bare_connection_shows_what_it_has() {
     assert!(text.contains("\tUsername: (none)   Groupname: (none)\n\tState: pre-auth\n"));
     assert!(text.contains("\tRoutes: defaultroute\n"));
     assert!(!text.contains("MTU") && !text.contains("RX") && !text.contains("IPv4"));
-    let line = table(&[bare.clone()], &clock());
+    let line = table(std::slice::from_ref(&bare), &clock());
     let expected = "       3   (none)  default      192.0.2.1         (none)            0s      (no-dtls)  pre-auth\n";
     assert!(line.ends_with(expected), "{line}");
     let parsed: serde_json::Value = serde_json::from_str(&json(&[bare], &clock())).unwrap();
