@@ -263,3 +263,7 @@ fn sign(key: &PKey<Private>, scheme: u16, message: &[u8]) -> Result<Option<Vec<u
     }
     signer.sign_oneshot_to_vec(message).map(Some)
 }
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;

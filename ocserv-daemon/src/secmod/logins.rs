@@ -230,20 +230,10 @@ impl Secmod {
             return denied(INTERNAL);
         };
         match verdict {
-            Verdict::Ask(prompt) => {
-                let alive = self
-                    .state
-                    .borrow_mut()
-                    .conversations
-                    .put_back(&hash, dialogue);
-                if alive {
-                    challenge(sid, prompt)
-                } else {
-                    denied(FAILED)
+            Verdict::Ask { prompt, wrong } => {
+                if wrong {
+                    self.report_failure(&ticket, self.username_of(&hash)).await;
                 }
-            }
-            Verdict::Wrong(prompt) => {
-                self.report_failure(&ticket, self.username_of(&hash)).await;
                 let alive = self
                     .state
                     .borrow_mut()

@@ -41,10 +41,13 @@ pub struct Prompt {
 /// What an answer led to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Something else must be asked.
-    Ask(Prompt),
-    /// The answer was wrong; the user may try again.
-    Wrong(Prompt),
+    /// The user must answer this too.
+    Ask {
+        /// The question.
+        prompt: Prompt,
+        /// The answer before was wrong: it costs points.
+        wrong: bool,
+    },
     /// The answer was wrong, and it was the last try.
     Failed,
     /// The user is who he says.

@@ -13,12 +13,15 @@ mod plain;
 mod sessions;
 mod setup;
 #[cfg(test)]
+mod test_keys;
+#[cfg(test)]
 mod tests;
 mod tls_cache;
 mod user_files;
 mod work;
 
 use std::cell::RefCell;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -86,13 +89,25 @@ async fn serve(supervisor: OwnedFd) -> anyhow::Result<()> {
         events,
     });
     tokio::task::spawn_local(clean_up(Rc::clone(&secmod)));
-    tokio::select! {
+    let result = tokio::select! {
         result = receive(&secmod, &channel) => result,
         result = send_events(&channel, queue) => result,
+    };
+    match result {
+        // The supervisor is gone, and with it the reason to be here.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+            ) =>
+        {
+            Ok(())
+        }
+        other => other.context("channel to the supervisor"),
     }
 }
 
-async fn receive(secmod: &Rc<Secmod>, channel: &Channel) -> anyhow::Result<()> {
+async fn receive(secmod: &Rc<Secmod>, channel: &Channel) -> io::Result<()> {
     while let Some((message, fds)) = channel.recv::<ToSecmod>().await? {
         match message {
             ToSecmod::Configure => secmod.configure(fds).await,
@@ -121,15 +136,9 @@ async fn receive(secmod: &Rc<Secmod>, channel: &Channel) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn send_events(
-    channel: &Channel,
-    mut queue: mpsc::Receiver<FromSecmod>,
-) -> anyhow::Result<()> {
+async fn send_events(channel: &Channel, mut queue: mpsc::Receiver<FromSecmod>) -> io::Result<()> {
     while let Some(event) = queue.recv().await {
-        channel
-            .send(&event, &[])
-            .await
-            .context("cannot report to the supervisor")?;
+        channel.send(&event, &[]).await?;
     }
     Ok(())
 }

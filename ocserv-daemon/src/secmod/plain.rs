@@ -74,10 +74,13 @@ impl Dialogue for PlainLogin {
         if self.wrong >= MAX_TRIES {
             return Verdict::Failed;
         }
-        Verdict::Wrong(Prompt {
-            message: ASK_AGAIN.to_owned(),
-            counter: 0,
-        })
+        Verdict::Ask {
+            prompt: Prompt {
+                message: ASK_AGAIN.to_owned(),
+                counter: 0,
+            },
+            wrong: true,
+        }
     }
 }
 
@@ -216,7 +219,11 @@ open:g1:
             let mut login = Plain::new(path.clone()).begin(user);
             assert_eq!(login.first().message, "Please enter your password.");
             for _ in 0..2 {
-                let Verdict::Wrong(prompt) = login.answer(&wrong) else {
+                let Verdict::Ask {
+                    prompt,
+                    wrong: true,
+                } = login.answer(&wrong)
+                else {
                     panic!("{user}")
                 };
                 assert_eq!(prompt.message, "Login failed.\nPlease enter your password.");
@@ -242,7 +249,7 @@ open:g1:
         let password = Secret::from("password".to_owned());
         assert!(matches!(
             method.begin("five").answer(&password),
-            Verdict::Wrong(_)
+            Verdict::Ask { wrong: true, .. }
         ));
         std::fs::write(&path, FILE).unwrap();
         assert!(matches!(

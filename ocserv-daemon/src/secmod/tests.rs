@@ -1,1 +1,595 @@
-//! The role over its channels.
+//! The whole role over its channels, with the test as supervisor and gate.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use ocserv_proto::config::{self, Config};
+use ocserv_proto::secret::Secret;
+use ocserv_sys::seqpacket;
+use openssl::nid::Nid;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::test_keys::{certificate, ec, ed25519, verifies};
+use crate::ipc::channel::{Channel, memfd_with};
+use crate::ipc::ids::{ConnId, ConnTicket, GateId};
+use crate::ipc::secmod::{
+    AuthOutcome, AuthQuestion, AuthReply, AuthRequest, FromSecmod, KeyInfo, OpenRefused,
+    OpenedSession, SecmodSetup, SignReply, SignRequest, ToSecmod,
+};
+use crate::ipc::ticket;
+
+/// `password`, made by `openssl passwd -5`.
+const HASH: &str = "$5$saltsaltsaltsalt$WsFBeg1qQ90JL3VkUTuM7xVV/5njhLngIVm6ftSnBR2";
+const GATE: GateId = GateId(1);
+/// A test that waits longer has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Bed {
+    runtime: Runtime,
+    dir: TempDir,
+    supervisor: Option<Channel>,
+    gate: Channel,
+    signing: Channel,
+    keys: Vec<Vec<KeyInfo>>,
+    auto_groups: Vec<Vec<String>>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    next_request: u64,
+}
+
+fn ticket_key() -> Secret {
+    Secret::new(vec![9; 32])
+}
+
+fn ticket_from(conn: u32, remote: &str, accepted_at: SystemTime) -> ConnTicket {
+    let mut ticket = ConnTicket {
+        conn: ConnId(conn),
+        gate: GATE,
+        remote: SocketAddr::new(remote.parse().unwrap(), 4000),
+        local: "192.0.2.254:443".parse().unwrap(),
+        accepted_at,
+        mac: Secret::default(),
+    };
+    ticket::sign(&mut ticket, &ticket_key());
+    ticket
+}
+
+fn new_ticket(conn: u32) -> ConnTicket {
+    ticket_from(conn, "192.0.2.1", SystemTime::now())
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::from(text.to_owned())
+}
+
+fn start(username: &str, password: Option<&str>, group: Option<&str>) -> AuthQuestion {
+    AuthQuestion::Start {
+        vhost: 0,
+        username: username.to_owned(),
+        group: group.map(str::to_owned),
+        password: password.map(secret),
+        user_agent: "agent".to_owned(),
+    }
+}
+
+impl Bed {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    fn with(settings: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("passwd"),
+            format!("ann:staff,admins:{HASH}\nbob:*:{HASH}\nshut:*:!{HASH}\na/b:*:{HASH}\n"),
+        )
+        .unwrap();
+        for (name, key) in [("ec", ec(Nid::X9_62_PRIME256V1)), ("ed", ed25519())] {
+            let pem = key.private_key_to_pem_pkcs8().unwrap();
+            std::fs::write(dir.path().join(format!("{name}.key")), pem).unwrap();
+            let pem = certificate(&key, 10).to_pem().unwrap();
+            std::fs::write(dir.path().join(format!("{name}.crt")), pem).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let (supervisor, thread) = role();
+        let (gate, gate_end) = channel();
+        let (signing, signing_end) = channel();
+        let mut bed = Self {
+            dir,
+            supervisor: Some(supervisor),
+            gate,
+            signing,
+            keys: vec![],
+            auto_groups: vec![],
+            thread: Some(thread),
+            next_request: 0,
+            runtime,
+        };
+        bed.configure(&bed.config(settings));
+        match bed.event() {
+            FromSecmod::Configured { auto_groups, keys } => {
+                (bed.auto_groups, bed.keys) = (auto_groups, keys);
+            }
+            other => panic!("{other:?}"),
+        }
+        bed.tell(
+            &ToSecmod::GateAdded { gate: GATE },
+            &[&gate_end, &signing_end],
+        );
+        bed
+    }
+
+    fn config(&self, settings: &str) -> Config {
+        let dir = self.dir.path().display();
+        let text = format!(
+            "auth = plain[passwd={dir}/passwd]\ntcp-port = 443\ndevice = vpns\n\
+             socket-file = /s\nserver-cert = {dir}/ec.crt\nserver-key = {dir}/ec.key\n\
+             server-cert = {dir}/ed.crt\nserver-key = {dir}/ed.key\n\
+             ipv4-network = 10.0.0.0/24\n{settings}"
+        );
+        config::parse("test", text.as_bytes()).unwrap().config
+    }
+
+    fn configure(&self, config: &Config) {
+        let setup = SecmodSetup {
+            config: config.clone(),
+            ticket_key: ticket_key(),
+        };
+        self.tell(&ToSecmod::Configure, &[&memfd_with(&setup).unwrap()]);
+    }
+
+    fn wait<T>(&self, task: impl Future<Output = std::io::Result<T>>) -> T {
+        let result = self
+            .runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, task).await });
+        result.expect("an answer in time").unwrap()
+    }
+
+    fn tell(&self, message: &ToSecmod, fds: &[&OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.wait(self.supervisor.as_ref().unwrap().send(message, &fds));
+    }
+
+    fn event(&self) -> FromSecmod {
+        self.wait(self.supervisor.as_ref().unwrap().recv())
+            .expect("an event")
+            .0
+    }
+
+    fn ask(&mut self, ticket: ConnTicket, question: AuthQuestion) -> AuthOutcome {
+        self.next_request += 1;
+        let request = AuthRequest {
+            request: self.next_request,
+            ticket,
+            question,
+        };
+        self.wait(self.gate.send(&request, &[]));
+        let (reply, _) = self.wait(self.gate.recv::<AuthReply>()).expect("an answer");
+        assert_eq!(reply.request, self.next_request);
+        reply.outcome
+    }
+
+    fn log_in(&mut self, ticket: ConnTicket, username: &str, group: Option<&str>) -> Secret {
+        match self.ask(ticket, start(username, Some("password"), group)) {
+            AuthOutcome::Granted {
+                cookie,
+                username: name,
+            } => {
+                assert_eq!(name, username);
+                cookie
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn open(&self, ticket: ConnTicket, cookie: &Secret) -> Result<Box<OpenedSession>, OpenRefused> {
+        self.tell(
+            &ToSecmod::OpenSession {
+                request: 77,
+                ticket,
+                cookie: cookie.clone(),
+            },
+            &[],
+        );
+        loop {
+            if let FromSecmod::SessionOpened {
+                request: 77,
+                result,
+            } = self.event()
+            {
+                return result;
+            }
+        }
+    }
+
+    fn sign(&self, request: &SignRequest) -> SignReply {
+        self.wait(self.signing.send(request, &[]));
+        self.wait(self.signing.recv()).expect("an answer").0
+    }
+
+    fn gate_is_dropped(&self) -> bool {
+        let result = self.runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, self.gate.recv::<AuthReply>()).await
+        });
+        match result.expect("an end in time") {
+            Ok(None) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            Ok(Some(reply)) => panic!("{reply:?}"),
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // The role ends when its supervisor is gone.
+        self.supervisor = None;
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap().unwrap();
+        }
+    }
+}
+
+fn channel() -> (Channel, OwnedFd) {
+    let (ours, theirs) = seqpacket::pair().unwrap();
+    (Channel::new(ours).unwrap(), theirs)
+}
+
+fn role() -> (Channel, JoinHandle<anyhow::Result<()>>) {
+    let (supervisor, theirs) = channel();
+    (supervisor, std::thread::spawn(move || super::run(theirs)))
+}
+
+#[test]
+fn a_login_gives_a_cookie_that_opens_a_session() {
+    let mut bed = Bed::new();
+    let cookie = bed.log_in(new_ticket(1), "ann", None);
+    assert_eq!(cookie.len(), 32);
+    assert!(matches!(bed.event(), FromSecmod::SessionChanged(r) if r.authenticated.is_none()));
+    assert!(matches!(bed.event(), FromSecmod::SessionChanged(r) if r.authenticated.is_some()));
+    let FromSecmod::AuthSucceeded {
+        conn,
+        username,
+        name,
+        ..
+    } = bed.event()
+    else {
+        panic!()
+    };
+    assert_eq!((conn, username.as_str()), (ConnId(1), "ann"));
+
+    let check = |cookie: &Secret| AuthQuestion::Check {
+        cookie: cookie.clone(),
+    };
+    assert!(matches!(
+        bed.ask(new_ticket(2), check(&cookie)),
+        AuthOutcome::Known(true)
+    ));
+    let wrong = Secret::new(vec![1; 32]);
+    assert!(matches!(
+        bed.ask(new_ticket(2), check(&wrong)),
+        AuthOutcome::Known(false)
+    ));
+
+    let opened = bed.open(new_ticket(2), &cookie).unwrap();
+    assert_eq!(
+        (&opened.record.name, opened.record.groupname.as_str()),
+        (&name, "staff")
+    );
+    assert!(opened.record.in_use);
+    assert_eq!(
+        bed.open(new_ticket(2), &wrong).unwrap_err(),
+        OpenRefused::Unknown
+    );
+
+    bed.tell(
+        &ToSecmod::CloseSession {
+            name: name.clone(),
+            keep_cookie: true,
+        },
+        &[],
+    );
+    assert!(bed.open(new_ticket(3), &cookie).is_ok());
+    bed.tell(
+        &ToSecmod::CloseSession {
+            name,
+            keep_cookie: false,
+        },
+        &[],
+    );
+    assert_eq!(
+        bed.open(new_ticket(4), &cookie).unwrap_err(),
+        OpenRefused::Unknown
+    );
+}
+
+#[test]
+fn three_wrong_passwords_end_a_login_with_the_texts_of_the_reference() {
+    let mut bed = Bed::with("ban-points-wrong-password = 7\n");
+    // A user who exists, one who does not and one who is locked must look the same.
+    for (conn, user) in [(1, "ann"), (2, "nobody"), (3, "shut")] {
+        let AuthOutcome::Challenge {
+            sid,
+            message,
+            counter,
+        } = bed.ask(new_ticket(conn), start(user, None, None))
+        else {
+            panic!("{user}")
+        };
+        assert_eq!(
+            (message.as_str(), counter),
+            ("Please enter your password.", 0)
+        );
+        let answer = || AuthQuestion::Continue {
+            sid: sid.clone(),
+            password: secret("wrong"),
+        };
+        for _ in 0..2 {
+            let again = bed.ask(new_ticket(conn), answer());
+            let AuthOutcome::Challenge {
+                message, counter, ..
+            } = again
+            else {
+                panic!("{user}")
+            };
+            assert_eq!(message, "Login failed.\nPlease enter your password.");
+            assert_eq!(counter, 0);
+        }
+        let last = bed.ask(new_ticket(conn), answer());
+        assert!(
+            matches!(last, AuthOutcome::Denied { reason } if reason == "Authentication failed")
+        );
+        assert!(matches!(
+            bed.ask(new_ticket(conn), answer()),
+            AuthOutcome::Known(false)
+        ));
+
+        assert!(matches!(bed.event(), FromSecmod::SessionChanged(_)));
+        for _ in 0..3 {
+            let FromSecmod::AuthFailed {
+                conn: at,
+                username,
+                points,
+                ..
+            } = bed.event()
+            else {
+                panic!("{user}")
+            };
+            assert_eq!((at, username.as_str(), points), (ConnId(conn), user, 7));
+        }
+        assert!(matches!(bed.event(), FromSecmod::SessionGone { .. }));
+    }
+}
+
+#[test]
+fn a_right_password_after_a_wrong_one_on_another_connection() {
+    let mut bed = Bed::new();
+    let first = bed.ask(new_ticket(1), start("ann", Some("wrong"), None));
+    let AuthOutcome::Challenge { sid, .. } = first else {
+        panic!("{first:?}")
+    };
+    let next = AuthQuestion::Continue {
+        sid: sid.clone(),
+        password: secret("password"),
+    };
+    let granted = bed.ask(new_ticket(2), next);
+    let AuthOutcome::Granted { cookie, .. } = granted else {
+        panic!("{granted:?}")
+    };
+    assert_eq!(cookie, sid, "the cookie is the session id");
+}
+
+#[test]
+fn a_group_must_be_one_of_the_users() {
+    let mut bed = Bed::with("default-select-group = mine\nauto-select-group = true\n");
+    assert_eq!(bed.auto_groups, [["staff", "admins"]]);
+    let cases = [
+        (Some("admins"), "admins"),
+        (Some("mine"), "staff"),
+        (Some(""), "staff"),
+    ];
+    for (conn, (wanted, given)) in (1..).zip(cases) {
+        let cookie = bed.log_in(new_ticket(conn), "ann", wanted);
+        assert_eq!(
+            bed.open(new_ticket(conn), &cookie)
+                .unwrap()
+                .record
+                .groupname,
+            given
+        );
+    }
+    let refused = bed.ask(
+        new_ticket(8),
+        start("bob", Some("password"), Some("admins")),
+    );
+    let AuthOutcome::Denied { reason } = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(reason, "Authentication failed");
+}
+
+#[test]
+fn names_that_no_file_can_hold_are_denied_at_once() {
+    let mut bed = Bed::new();
+    for name in ["", "a\nb", "a\0b", &"x".repeat(300)] {
+        let outcome = bed.ask(new_ticket(1), start(name, Some("password"), None));
+        assert!(matches!(outcome, AuthOutcome::Denied { .. }), "{name:?}");
+        assert!(
+            matches!(bed.event(), FromSecmod::AuthFailed { .. }),
+            "{name:?}"
+        );
+    }
+}
+
+#[test]
+fn a_login_after_auth_timeout_is_denied() {
+    let mut bed = Bed::with("auth-timeout = 100\n");
+    let late = ticket_from(1, "192.0.2.1", SystemTime::now() - Duration::from_secs(200));
+    let outcome = bed.ask(late, start("ann", Some("password"), None));
+    assert!(matches!(outcome, AuthOutcome::Denied { .. }));
+}
+
+#[test]
+fn user_names_with_slash_get_no_session_where_users_have_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let users = format!("config-per-user = {}\n", dir.path().display());
+    std::fs::write(dir.path().join("ann"), "mtu = 1234\n").unwrap();
+    let mut bed = Bed::with(&users);
+    let cookie = bed.log_in(new_ticket(1), "ann", None);
+    assert_eq!(bed.open(new_ticket(1), &cookie).unwrap().settings.mtu, 1234);
+    let cookie = bed.log_in(new_ticket(2), "a/b", None);
+    let refused = bed.open(new_ticket(2), &cookie).unwrap_err();
+    assert!(
+        matches!(refused, OpenRefused::BadUserConfig(_)),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_successor_knows_the_sessions() {
+    let mut bed = Bed::new();
+    let cookie = bed.log_in(new_ticket(1), "ann", None);
+    let record = bed.open(new_ticket(1), &cookie).unwrap().record;
+    let successor = Bed::new();
+    assert!(successor.open(new_ticket(1), &cookie).is_err());
+    successor.tell(
+        &ToSecmod::Restore {
+            sessions: vec![record.clone()],
+        },
+        &[],
+    );
+    let again = successor.open(new_ticket(2), &cookie).unwrap().record;
+    assert_eq!(
+        (again.name, again.authenticated),
+        (record.name, record.authenticated)
+    );
+}
+
+#[test]
+fn gates_sign_and_never_see_a_key() {
+    let bed = Bed::new();
+    assert_eq!(bed.keys[0].len(), 2);
+    for (key, scheme) in [(0, 0x0403), (1, 0x0807)] {
+        let info = &bed.keys[0][key];
+        assert_eq!(info.schemes, [scheme]);
+        let request = |scheme| SignRequest::Sign {
+            vhost: 0,
+            key: key as u32,
+            scheme,
+            message: b"hello".to_vec(),
+        };
+        let SignReply::Signature(Some(signature)) = bed.sign(&request(scheme)) else {
+            panic!()
+        };
+        assert!(verifies(&info.chain[0], scheme, b"hello", &signature));
+        assert!(matches!(
+            bed.sign(&request(0x0804)),
+            SignReply::Signature(None)
+        ));
+    }
+    let unknown = SignRequest::Sign {
+        vhost: 9,
+        key: 9,
+        scheme: 0x0403,
+        message: vec![],
+    };
+    assert!(matches!(bed.sign(&unknown), SignReply::Signature(None)));
+}
+
+#[test]
+fn tls_sessions_are_kept_for_all_gates() {
+    let bed = Bed::new();
+    let remote = "192.0.2.1".parse().unwrap();
+    let store = SignRequest::StoreTls {
+        vhost: 0,
+        remote,
+        id: vec![1, 2],
+        value: secret("session"),
+    };
+    bed.wait(bed.signing.send(&store, &[]));
+    let load = |take| SignRequest::LoadTls {
+        vhost: 0,
+        remote,
+        id: vec![1, 2],
+        take,
+    };
+    for take in [false, true] {
+        let SignReply::Tls(Some(value)) = bed.sign(&load(take)) else {
+            panic!()
+        };
+        assert_eq!(value, secret("session"));
+    }
+    assert!(matches!(bed.sign(&load(true)), SignReply::Tls(None)));
+}
+
+#[test]
+fn a_forged_ticket_closes_the_gates_channel() {
+    for forge in [
+        (|t: &mut ConnTicket| t.remote.set_ip("198.51.100.7".parse().unwrap())) as fn(&mut _),
+        |t: &mut ConnTicket| t.mac = Secret::new(vec![0; 32]),
+        |t: &mut ConnTicket| {
+            // Good, but of another gate.
+            t.gate = GateId(2);
+            ticket::sign(t, &ticket_key());
+        },
+    ] {
+        let bed = Bed::new();
+        let mut ticket = new_ticket(1);
+        forge(&mut ticket);
+        let question = start("ann", Some("password"), None);
+        bed.wait(bed.gate.send(
+            &AuthRequest {
+                request: 1,
+                ticket,
+                question,
+            },
+            &[],
+        ));
+        assert!(bed.gate_is_dropped());
+    }
+}
+
+#[test]
+fn a_message_that_does_not_decode_closes_that_channel_only() {
+    let bed = Bed::new();
+    bed.wait(bed.gate.send(&vec![0xff_u8; 40], &[]));
+    assert!(bed.gate_is_dropped());
+    let request = SignRequest::LoadTls {
+        vhost: 0,
+        remote: "192.0.2.1".parse().unwrap(),
+        id: vec![],
+        take: false,
+    };
+    assert!(matches!(bed.sign(&request), SignReply::Tls(None)));
+}
+
+#[test]
+fn a_bad_configuration_keeps_the_old_one() {
+    let mut bed = Bed::new();
+    let mut bad = bed.config("");
+    bad.vhosts[0].server_key[0] = "/does/not/exist".into();
+    bed.configure(&bad);
+    let FromSecmod::ConfigureFailed { message } = bed.event() else {
+        panic!()
+    };
+    assert!(message.contains("/does/not/exist"), "{message}");
+    bed.log_in(new_ticket(1), "ann", None);
+}
+
+#[test]
+fn a_second_factor_is_never_dropped() {
+    let bed = Bed::new();
+    let mut bad = bed.config("");
+    bad.vhosts[0].auth.push(config::AuthMethod::Certificate);
+    bed.configure(&bad);
+    let FromSecmod::ConfigureFailed { message } = bed.event() else {
+        panic!()
+    };
+    assert!(message.contains("plain+certificate"), "{message}");
+}

@@ -92,3 +92,109 @@ fn parse(path: &Path, file: File) -> Result<SupplementalConfig, String> {
 fn described(path: &Path, error: &std::io::Error) -> String {
     format!("cannot read '{}': {error}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use ocserv_proto::config;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn vhost() -> VhostConfig {
+        let text = b"auth = plain[passwd=/p]\ntcp-port = 443\ndevice = vpns\nsocket-file = /s\n\
+            server-cert = /c\nserver-key = /k\nipv4-network = 10.0.0.0/24\nmtu = 1400\n";
+        config::parse("test", text).unwrap().config.vhosts.remove(0)
+    }
+
+    /// A vhost with a directory of user files and one of group files.
+    fn bed() -> (TempDir, VhostConfig) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut vhost = vhost();
+        for (name, setting) in [
+            ("users", &mut vhost.config_per_user),
+            ("groups", &mut vhost.config_per_group),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            *setting = Some(path);
+        }
+        (dir, vhost)
+    }
+
+    fn write(dir: &TempDir, name: &str, text: &str) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_users_file_outweighs_the_groups_file() {
+        let (dir, vhost) = bed();
+        assert_eq!(settings(&vhost, "ann", "staff").unwrap().mtu, 1400);
+        write(&dir, "groups/staff", "mtu = 1300\nno-udp = true\n");
+        write(&dir, "users/ann", "mtu = 1200\n");
+        let ann = settings(&vhost, "ann", "staff").unwrap();
+        assert_eq!((ann.mtu, ann.no_udp), (1200, true));
+        assert_eq!(settings(&vhost, "bob", "staff").unwrap().mtu, 1300);
+        assert_eq!(settings(&vhost, "bob", "").unwrap().mtu, 1400);
+    }
+
+    #[test]
+    fn default_files_stand_in_and_must_be_there() {
+        let (dir, mut vhost) = bed();
+        vhost.default_user_config = Some(write(&dir, "default-user", "mtu = 1250\n"));
+        assert_eq!(settings(&vhost, "ann", "").unwrap().mtu, 1250);
+        write(&dir, "users/ann", "no-udp = true\n");
+        assert_eq!(settings(&vhost, "ann", "").unwrap().mtu, 1400);
+        vhost.default_group_config = Some(dir.path().join("missing"));
+        assert!(settings(&vhost, "ann", "staff").is_err());
+    }
+
+    #[test]
+    fn user_names_with_slash_dots_or_nul_open_no_file() {
+        let (dir, vhost) = bed();
+        write(&dir, "secret", "mtu = 1111\n");
+        std::fs::create_dir(dir.path().join("users/sub")).unwrap();
+        write(&dir, "users/sub/ann", "mtu = 1111\n");
+        let long = "x".repeat(300);
+        for name in [
+            "../secret",
+            "sub/ann",
+            "/etc/hosts",
+            ".",
+            "..",
+            "",
+            "a\0b",
+            "/",
+            &long,
+        ] {
+            assert!(settings(&vhost, name, "").is_err(), "{name:?} as user");
+            if !name.is_empty() {
+                assert!(settings(&vhost, "ann", name).is_err(), "{name:?} as group");
+            }
+        }
+    }
+
+    #[test]
+    fn links_and_directories_are_not_opened() {
+        let (dir, vhost) = bed();
+        let target = write(&dir, "elsewhere", "mtu = 1111\n");
+        symlink(target, dir.path().join("users/ann")).unwrap();
+        assert!(settings(&vhost, "ann", "").is_err());
+        std::fs::create_dir(dir.path().join("users/bob")).unwrap();
+        assert!(settings(&vhost, "bob", "").is_err());
+    }
+
+    #[test]
+    fn a_broken_file_refuses_the_session() {
+        let (dir, vhost) = bed();
+        write(&dir, "users/ann", "this is no setting\n");
+        let error = settings(&vhost, "ann", "").unwrap_err();
+        assert!(error.contains("users/ann"), "{error}");
+        write(&dir, "users/bob", &" ".repeat(1024 * 1024 + 1));
+        assert!(settings(&vhost, "bob", "").is_err());
+    }
+}
