@@ -7,14 +7,7 @@ use anyhow::{Context, Result, bail};
 /// What building needs.
 pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libssl-dev", "pkg-config"];
 /// What the network bed needs.
-pub const BED: &[&str] = &[
-    "openconnect",
-    "iproute2",
-    "iputils-ping",
-    "kmod",
-    "openssl",
-    "procps",
-];
+pub const BED: &[&str] = &["openconnect", "iproute2", "iputils-ping", "openssl"];
 /// What the tests need besides.
 pub const TESTS: &[&str] = &["nftables"];
 
