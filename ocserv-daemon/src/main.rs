@@ -44,7 +44,7 @@ fn run_role(arguments: &RoleArguments) -> ExitCode {
         match arguments.role {
             Role::Secmod => secmod::run(channel),
             Role::Gate => gate::run(channel, arguments.confinement),
-            Role::Dataplane => dataplane::run(channel, &arguments.confinement),
+            Role::Dataplane => dataplane::run(channel, arguments.confinement),
         }
     });
     match result {
