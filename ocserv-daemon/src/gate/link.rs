@@ -2,17 +2,15 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ocserv_sys::message_batch::{LinkState, MessageBatch};
 use ocserv_sys::seqpacket;
 use tokio::io::unix::AsyncFd;
 
 use super::dtls::Flow;
 use crate::ipc::ids::Slot;
 use crate::ipc::packet::{Frame, packet_header};
-
-/// Messages taken before others get their turn.
-const BATCH: usize = 64;
 
 /// One end of the link.
 pub struct Link {
@@ -83,29 +81,28 @@ impl Link {
     /// Reads up to one batch, waiting for its first message; false when the dataplane is gone.
     ///
     /// # Errors
-    /// As recvmsg(2).
-    pub async fn receive(
-        &self,
-        buffer: &mut [u8],
-        mut on_message: impl FnMut(&[u8]),
-    ) -> io::Result<bool> {
-        let mut ready = self.socket.readable().await?;
-        for _ in 0..BATCH {
-            match seqpacket::recv(self.socket.get_ref().as_fd(), buffer) {
-                Ok(received) if received.len == 0 => return Ok(false),
-                Ok(received) => on_message(buffer.get(..received.len).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
-                    break;
-                }
-                Err(error) => return Err(error),
+    /// As recvmmsg(2).
+    pub async fn receive(&self, batch: &mut MessageBatch) -> io::Result<bool> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let state = batch.receive(self.as_fd())?;
+            if state == LinkState::Open && batch.is_empty() {
+                ready.clear_ready();
+                continue;
             }
+            // After a short batch the queue is empty, but for what came meanwhile: ask again.
+            ready.retain_ready();
+            return Ok(state == LinkState::Open || !batch.is_empty());
         }
-        Ok(true)
+    }
+
+    /// The socket.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
     }
 
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<bool> {
-        match seqpacket::send(self.socket.get_ref().as_fd(), parts, &[]) {
+        match seqpacket::send(self.as_fd(), parts, &[]) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),

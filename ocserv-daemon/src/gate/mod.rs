@@ -11,6 +11,7 @@ mod link;
 mod login;
 mod opening;
 mod outbox;
+mod packets;
 mod questions;
 mod settings;
 mod supervisor;
@@ -35,6 +36,7 @@ use self::connection::Event;
 use self::dtls::DtlsContext;
 use self::link::Link;
 use self::outbox::Outbox;
+use self::packets::Packets;
 use self::questions::Questions;
 use self::settings::Settings;
 use self::tls::SignPool;
@@ -57,6 +59,7 @@ struct Gate {
     connections: RefCell<HashMap<ConnId, mpsc::Sender<Event>>>,
     tunnels: RefCell<HashMap<Slot, Rc<Tunnel>>>,
     scratch: RefCell<Box<[u8]>>,
+    packets: RefCell<Packets>,
 }
 
 impl Gate {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ocserv_sys::message_batch::MessageBatch;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -28,6 +29,8 @@ use crate::ipc::packet::{Frame, MAX_FRAME};
 
 /// Longest wait for each message of the start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Messages of the dataplane that are taken at once.
+const LINK_BATCH: usize = 64;
 /// Longest wait for the farewells after `Stop`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -108,6 +111,7 @@ pub async fn run(supervisor: OwnedFd, start: Start) -> anyhow::Result<()> {
         connections: RefCell::default(),
         tunnels: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+        packets: RefCell::default(),
     });
     set_secmod(&gate, start.questions)?;
     set_link(&gate, start.link)?;
@@ -231,20 +235,10 @@ fn set_link(gate: &Rc<Gate>, socket: OwnedFd) -> anyhow::Result<()> {
 
 /// Hands on what the dataplane sends until the link ends or is replaced.
 async fn read_link(gate: &Gate, link: &Rc<Link>) {
-    let mut buffer = vec![0; MAX_FRAME];
+    let mut batch = MessageBatch::new(LINK_BATCH, MAX_FRAME);
+    let mut touched: HashMap<Slot, Rc<Tunnel>> = HashMap::new();
     loop {
-        let mut touched: HashMap<Slot, Rc<Tunnel>> = HashMap::new();
-        let open = link
-            .receive(&mut buffer, |message| {
-                // A defect that one tunnel's packet meets must not end the others.
-                let done = catch_unwind(AssertUnwindSafe(|| dispatch(gate, message, &mut touched)));
-                if done.is_err() {
-                    tracing::error!("panic while handling a message of the dataplane");
-                }
-            })
-            .await;
-        touched.values().for_each(|tunnel| tunnel.flush());
-        match open {
+        match link.receive(&mut batch).await {
             Ok(true) => {}
             Ok(false) => break,
             Err(error) => {
@@ -252,6 +246,15 @@ async fn read_link(gate: &Gate, link: &Rc<Link>) {
                 break;
             }
         }
+        for index in 0..batch.len() {
+            let message = batch.message(index);
+            // A defect that one tunnel's packet meets must not end the others.
+            let done = catch_unwind(AssertUnwindSafe(|| dispatch(gate, message, &mut touched)));
+            if done.is_err() {
+                tracing::error!("panic while handling a message of the dataplane");
+            }
+        }
+        touched.drain().for_each(|(_, tunnel)| tunnel.flush());
     }
     let mut current = gate.link.borrow_mut();
     if current

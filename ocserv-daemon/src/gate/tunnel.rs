@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Gate;
 use super::connection::{Event, hang_up};
 use super::dtls::{Action, DtlsServer, DtlsSettings, Flow, describe};
+use super::packets::Packets;
 use super::tls::{Incoming, TlsSession};
 use crate::ipc::gate::{EndReason, FromGate};
 use crate::ipc::ids::{ConnId, Slot};
@@ -238,14 +239,13 @@ impl Tunnel {
         let link = self.gate.link();
         let mut answers = Vec::new();
         let mut session = self.session.borrow_mut();
+        let mut packets = self.gate.packets.borrow_mut();
         let state = session.receive(input, |record| {
-            self.record(
-                now,
-                record,
-                |packet| self.forward(link.as_deref(), packet),
-                &mut answers,
-            )
+            self.record(now, record, &mut packets, &mut answers)
         });
+        // While the link is full, nothing more is read from the client: the backlog is what one read
+        // can bring.
+        packets.send(link.as_deref(), self.slot, &mut self.backlog.borrow_mut());
         match state {
             Ok(Incoming::Open) => {}
             Ok(Incoming::Closed) => self.end(EndReason::Unspecified),
@@ -272,33 +272,20 @@ impl Tunnel {
         &self,
         now: Now,
         mut record: &[u8],
-        forward: impl Fn(&[u8]),
+        packets: &mut Packets,
         answers: &mut Vec<Vec<u8>>,
     ) -> Result<(), RecordError> {
         let mut parser = self.parser.borrow_mut();
         let mut cstp = self.cstp.borrow_mut();
         while let Some(frame) = parser.next(&mut record).map_err(RecordError::Frame)? {
             match cstp.received(now, &frame) {
-                CstpInput::Packet(packet) => forward(packet),
+                CstpInput::Packet(packet) => packets.push(packet),
                 CstpInput::Respond(answer) => answers.push(answer),
                 CstpInput::Ended(ended) => return Err(RecordError::Ended(ended)),
                 CstpInput::Ignore => {}
             }
         }
         Ok(())
-    }
-
-    /// A packet of the client to the dataplane. While the link is full, nothing more is read from
-    /// the client, so the backlog is what one read can bring.
-    fn forward(&self, link: Option<&super::link::Link>, packet: &[u8]) {
-        let mut backlog = self.backlog.borrow_mut();
-        if !backlog.is_empty() {
-            backlog.push_back(packet.to_vec());
-        } else if let Some(link) = link
-            && matches!(link.send_packet(self.slot, packet), Ok(false))
-        {
-            backlog.push_back(packet.to_vec());
-        }
     }
 
     fn forward_backlog(&self) {

@@ -17,7 +17,7 @@ fn scheme_used(keys: &[&str], version: SslVersion) -> (Vec<u16>, String) {
     );
     let certificate = client.tls.ssl().peer_certificate().unwrap();
     let name = certificate.subject_name().entries().next().unwrap();
-    let name = name.data().as_utf8().unwrap().to_string();
+    let name = String::from_utf8(name.data().as_slice().to_vec()).unwrap();
     let made = bed.signatures.lock().unwrap().clone();
     drop(client);
     bed.stop();

@@ -2,5 +2,6 @@
 
 mod bed;
 mod client;
+mod dtls;
 mod handshakes;
 mod sessions;

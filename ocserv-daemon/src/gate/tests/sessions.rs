@@ -8,7 +8,7 @@ use crate::ipc::gate::{EndReason, FromGate, ToGate, TunnelRefused};
 use crate::ipc::ids::ConnId;
 use crate::ipc::packet::Frame;
 
-fn tunnel(bed: &mut Bed, version: SslVersion) -> (ConnId, Client, String) {
+pub fn tunnel(bed: &mut Bed, version: SslVersion) -> (ConnId, Client, String) {
     let (conn, tcp) = bed.connect();
     let mut client = Client::new(tcp, version);
     let cookie = client.log_in();
