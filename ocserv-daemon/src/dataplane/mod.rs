@@ -57,7 +57,7 @@ const REPORTS: usize = 1024;
 ///
 /// # Errors
 /// When it cannot be set up or confined, or a thread fails; the supervisor starts another one.
-pub fn run(supervisor: OwnedFd, confinement: &Confinement) -> anyhow::Result<()> {
+pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -67,7 +67,7 @@ pub fn run(supervisor: OwnedFd, confinement: &Confinement) -> anyhow::Result<()>
             return Ok(());
         };
         let setup = Setup::take(setup, fds)?;
-        confine(confinement, sandbox::Role::Dataplane)?;
+        confine(&confinement, sandbox::Role::Dataplane)?;
         let shared = Arc::new(setup.shared);
         let (sender, reports) = mpsc::channel(REPORTS);
         let threads = start_threads(setup.threads, &sender)?;

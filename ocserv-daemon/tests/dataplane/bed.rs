@@ -1,0 +1,399 @@
+//! The dataplane's surroundings.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use ocserv_common::replay::ReplayWindow;
+use ocserv_daemon::dataplane;
+use ocserv_daemon::ipc::channel::Channel;
+use ocserv_daemon::ipc::dataplane::{FromDataplane, SessionParams, ToDataplane};
+use ocserv_daemon::ipc::ids::{GateId, Slot};
+use ocserv_daemon::ipc::packet::Frame;
+use ocserv_daemon::role::{self, Confinement};
+use ocserv_proto::cstp::PacketType;
+use ocserv_proto::dtls::record::{ContentType, RecordHeader, VERSION_1_2};
+use ocserv_proto::dtls::{ChannelKeys, Cipher, DtlsChannel};
+use ocserv_proto::secret::Secret;
+use ocserv_sys::seqpacket;
+use ocserv_sys::shared_map::SharedSessions;
+use ocserv_sys::tun::TunDevice;
+use ocserv_sys::udp;
+
+/// Set in the process that is the dataplane.
+pub const CHILD: &str = "DATAPLANE_UNDER_TEST";
+pub const CLIENT_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2));
+pub const APP_ID: [u8; 32] = [3; 32];
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// What the client's and the server's keys consist of.
+const CLIENT_BYTE: u8 = 1;
+const SERVER_BYTE: u8 = 2;
+const THREADS: usize = 2;
+const SLOTS: usize = 8;
+
+/// What the child does.
+pub fn run_dataplane() -> anyhow::Result<()> {
+    let nobody = Some((65534, 65534));
+    let confinement = Confinement {
+        user: nobody,
+        isolate: true,
+        traceable: false,
+    };
+    dataplane::run(role::take_channel()?, confinement)
+}
+
+/// Runs `test` in a thread with a network of its own, which ends with it.
+pub fn in_own_network(test: fn()) -> bool {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+        ip("link set lo up");
+        test();
+    });
+    thread.join().is_ok()
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip")
+        .args(arguments.split(' '))
+        .status()
+        .expect("iproute2");
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Waits until `holds`.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Path MTU of a connected socket.
+pub fn path_mtu(socket: &UdpSocket) -> i32 {
+    nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::IpMtu).unwrap()
+}
+
+pub struct Bed {
+    pub server: SocketAddr,
+    pub shared: SharedSessions,
+    shared_fd: OwnedFd,
+    tun: TunDevice,
+    sockets: Vec<OwnedFd>,
+    runtime: tokio::runtime::Runtime,
+    channel: Option<Channel>,
+    child: Option<Child>,
+}
+
+impl Bed {
+    pub fn start() -> Self {
+        let mut tun = TunDevice::create("vpnt0", THREADS).unwrap();
+        tun.set_mtu(1500).unwrap();
+        tun.set_up().unwrap();
+        ip("addr add 10.9.0.1/24 dev vpnt0");
+        let first = udp::bind("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        let server = UdpSocket::from(first.try_clone().unwrap())
+            .local_addr()
+            .unwrap();
+        let second = udp::bind(server, true).unwrap();
+        let (shared, shared_fd) = SharedSessions::create(SLOTS).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut bed = Self {
+            server,
+            shared,
+            shared_fd,
+            tun,
+            sockets: vec![first, second],
+            runtime,
+            channel: None,
+            child: None,
+        };
+        bed.spawn();
+        bed
+    }
+
+    /// Starts a dataplane with what the last one had.
+    pub fn spawn(&mut self) {
+        let (ours, theirs) = seqpacket::pair().unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .env(CHILD, "1")
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let channel = self.runtime.block_on(async { Channel::new(ours) }).unwrap();
+        self.channel = Some(channel);
+        let setup = ToDataplane::Setup {
+            threads: THREADS as u32,
+            udp_per_thread: 1,
+            slots: SLOTS as u32,
+            try_mtu_discovery: false,
+            log_level: 0,
+        };
+        let mut fds = vec![self.shared_fd.as_fd()];
+        for (queue, socket) in self.tun.queues().iter().zip(&self.sockets) {
+            fds.extend([queue.as_fd(), socket.as_fd()]);
+        }
+        self.tell(&setup, &fds);
+        assert!(matches!(self.hear(), FromDataplane::Ready));
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        self.channel = None;
+    }
+
+    /// `/proc/<pid>/status` of the dataplane.
+    pub fn status(&self) -> String {
+        let pid = self.child.as_ref().unwrap().id();
+        std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
+    }
+
+    fn tell(&self, message: &ToDataplane, fds: &[BorrowedFd<'_>]) {
+        let channel = self.channel.as_ref().unwrap();
+        self.runtime.block_on(channel.send(message, fds)).unwrap();
+    }
+
+    /// What the dataplane says next.
+    pub fn hear(&self) -> FromDataplane {
+        let channel = self.channel.as_ref().unwrap();
+        let heard = self.runtime.block_on(async {
+            tokio::time::timeout(DEADLINE, channel.recv::<FromDataplane>()).await
+        });
+        heard
+            .expect("no word in time")
+            .unwrap()
+            .expect("the dataplane ended")
+            .0
+    }
+
+    /// A socket on the server's side of the tun device.
+    pub fn lan(&self) -> UdpSocket {
+        let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    }
+
+    pub fn add_gate(&self, gate: GateId) -> Link {
+        let (ours, theirs) = seqpacket::pair().unwrap();
+        self.tell(&ToDataplane::GateAdded { gate }, &[theirs.as_fd()]);
+        Link { socket: ours }
+    }
+
+    pub fn add_session(&self, slot: u32, gate: GateId) {
+        let params = SessionParams {
+            slot: Slot(slot),
+            gate,
+            ipv4: Some(Ipv4Addr::new(10, 9, 0, 2 + slot as u8)),
+            ipv6: None,
+            iroutes: Vec::new(),
+            app_id: Some([3 + slot as u8; 32]),
+            mtu: 1400,
+            dpd: 90,
+            switch_to_tcp: 0,
+            rx_limit: 0,
+            tx_limit: 0,
+            tos: None,
+        };
+        self.tell(&ToDataplane::SessionAdded(Box::new(params)), &[]);
+    }
+
+    /// A session of gate 1 with a DTLS channel.
+    pub fn open_session(&self, slot: u32) -> Client {
+        self.add_session(slot, GateId(1));
+        let client = Client::new(self.server);
+        self.add_keys(slot, &client, true);
+        client
+    }
+
+    pub fn add_keys(&self, slot: u32, client: &Client, fresh: bool) {
+        let message = ToDataplane::KeysAdded {
+            slot: Slot(slot),
+            channel: 0,
+            keys: Box::new(keys(false)),
+            peer: client.socket.local_addr().unwrap(),
+            local: self.server,
+            fresh,
+        };
+        self.tell(&message, &[]);
+        let answer = self.hear();
+        assert!(matches!(answer, FromDataplane::KeysInstalled { slot: s } if s == Slot(slot)));
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Keys as the server gets them, or with the halves exchanged for the client.
+fn keys(for_client: bool) -> ChannelKeys {
+    let half = |byte: u8| (Secret::new(vec![byte; 32]), Secret::new(vec![byte; 12]));
+    let (ours, theirs) = if for_client {
+        (SERVER_BYTE, CLIENT_BYTE)
+    } else {
+        (CLIENT_BYTE, SERVER_BYTE)
+    };
+    let (client_key, client_iv) = half(ours);
+    let (server_key, server_iv) = half(theirs);
+    ChannelKeys {
+        cipher: Cipher::ChaCha20Poly1305,
+        epoch: 1,
+        next_send: 1,
+        next_receive: 1,
+        client_key,
+        client_iv,
+        server_key,
+        server_iv,
+    }
+}
+
+/// A client with its end of the DTLS channel.
+pub struct Client {
+    pub socket: UdpSocket,
+    pub next_sequence: u64,
+    pub last_received: Option<u64>,
+    server: SocketAddr,
+    channel: DtlsChannel,
+    window: ReplayWindow,
+}
+
+impl Client {
+    fn new(server: SocketAddr) -> Self {
+        Self {
+            socket: client_socket(),
+            next_sequence: 1,
+            last_received: None,
+            server,
+            channel: DtlsChannel::new(&keys(true)).unwrap(),
+            window: ReplayWindow::new(),
+        }
+    }
+
+    /// Goes on from another port; returns the old socket.
+    pub fn rebind(&mut self) -> UdpSocket {
+        std::mem::replace(&mut self.socket, client_socket())
+    }
+
+    pub fn seal(&mut self, kind: PacketType, payload: &[u8]) -> Vec<u8> {
+        let mut record = vec![0; payload.len() + self.channel.overhead()];
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let len = self
+            .channel
+            .seal(sequence, kind.to_byte(), payload, &mut record)
+            .unwrap();
+        record.truncate(len);
+        record
+    }
+
+    pub fn send_raw(&self, bytes: &[u8]) {
+        self.socket.send_to(bytes, self.server).unwrap();
+    }
+
+    pub fn send(&mut self, kind: PacketType, payload: &[u8]) {
+        let record = self.seal(kind, payload);
+        self.send_raw(&record);
+    }
+
+    pub fn send_data(&mut self, packet: &[u8]) {
+        self.send(PacketType::Data, packet);
+    }
+
+    /// An alert record that ends the channel; the channel's own `seal` makes data only.
+    pub fn send_close_notify(&mut self) {
+        use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+        let header = RecordHeader {
+            content_type: ContentType::Alert,
+            version: VERSION_1_2,
+            epoch: 1,
+            sequence: self.next_sequence,
+            length: 18,
+        };
+        self.next_sequence += 1;
+        let header = header.to_bytes();
+        let mut nonce = [CLIENT_BYTE; 12];
+        for (byte, mask) in nonce[4..].iter_mut().zip(&header[3..11]) {
+            *byte ^= mask;
+        }
+        let mut aad = [0; 13];
+        aad[..8].copy_from_slice(&header[3..11]);
+        aad[8..11].copy_from_slice(&header[..3]);
+        aad[12] = 2;
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &[CLIENT_BYTE; 32]).unwrap();
+        let mut alert = vec![1, 0];
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let key = LessSafeKey::new(key);
+        key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut alert)
+            .unwrap();
+        self.send_raw(&[&header[..], &alert].concat());
+    }
+
+    /// Waits for a record and opens it.
+    pub fn receive(&mut self) -> (PacketType, Vec<u8>) {
+        let mut buffer = [0; 2048];
+        let len = self.socket.recv(&mut buffer).expect("no record in time");
+        let header = RecordHeader::parse(&buffer[..len]).unwrap();
+        let opened = self.channel.open(&mut buffer[..len], &self.window).unwrap();
+        self.last_received = Some(header.sequence);
+        let (kind, payload) = opened.plaintext.split_first().unwrap();
+        (PacketType::from_byte(*kind), payload.to_vec())
+    }
+}
+
+/// A socket of a client, with a deadline.
+pub fn client_socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// The gate's end of a packet link.
+pub struct Link {
+    socket: OwnedFd,
+}
+
+impl Link {
+    pub fn send(&self, frame: &Frame<'_>) {
+        let mut bytes = Vec::new();
+        frame.write(&mut bytes);
+        self.send_raw(&bytes);
+    }
+
+    pub fn send_raw(&self, bytes: &[u8]) {
+        seqpacket::send(self.socket.as_fd(), &[std::io::IoSlice::new(bytes)], &[]).unwrap();
+    }
+
+    /// Whether a frame waits.
+    pub fn has_frame(&self) -> bool {
+        self.wait(PollTimeout::ZERO)
+    }
+
+    fn wait(&self, timeout: PollTimeout) -> bool {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout).unwrap() == 1
+    }
+
+    /// Waits for a frame.
+    pub fn receive(&self) -> Vec<u8> {
+        assert!(
+            self.wait(PollTimeout::try_from(DEADLINE).unwrap()),
+            "no frame in time"
+        );
+        let mut buffer = vec![0; 4096];
+        let received = seqpacket::recv(self.socket.as_fd(), &mut buffer).unwrap();
+        buffer.truncate(received.len);
+        buffer
+    }
+}

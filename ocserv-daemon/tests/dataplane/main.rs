@@ -1,0 +1,346 @@
+//! The dataplane as a process of its own, in a network of its own: real sockets, a real tun device,
+//! the real sandbox; this program plays supervisor, gate, client and LAN. Needs root.
+//!
+//! There is no test harness, since this program also executes itself as the dataplane.
+
+mod bed;
+mod packets;
+
+use std::net::{SocketAddr, UdpSocket};
+
+use bed::{APP_ID, Bed, CLIENT_IP, Link, client_socket, in_own_network};
+use ocserv_common::session::DropReason;
+use ocserv_daemon::ipc::dataplane::FromDataplane;
+use ocserv_daemon::ipc::ids::{GateId, Slot};
+use ocserv_daemon::ipc::packet::Frame;
+use ocserv_proto::cstp::PacketType;
+use packets::{client_hello, udp_packet};
+
+fn main() {
+    if std::env::var_os(bed::CHILD).is_some() {
+        if let Err(error) = bed::run_dataplane() {
+            eprintln!("dataplane: {error:#}");
+            std::process::exit(1);
+        }
+        return;
+    }
+    let tests: [(&str, fn()); 8] = [
+        ("packets_pass_both_ways", packets_pass_both_ways),
+        (
+            "forged_replayed_and_foreign_packets_are_counted",
+            bad_packets_are_counted,
+        ),
+        (
+            "a_channel_moves_only_by_an_authentic_record",
+            a_channel_moves,
+        ),
+        (
+            "counters_and_windows_survive_a_kill",
+            counters_survive_a_kill,
+        ),
+        (
+            "handshakes_go_through_the_gate",
+            handshakes_go_through_the_gate,
+        ),
+        (
+            "a_gate_speaks_for_its_own_sessions",
+            a_gate_speaks_for_its_own,
+        ),
+        ("cstp_and_dtls_take_turns", cstp_and_dtls_take_turns),
+        ("a_packet_too_big_is_reported", a_packet_too_big_is_reported),
+    ];
+    let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
+    let chosen = tests.iter().filter(|(name, _)| {
+        wanted
+            .as_ref()
+            .is_none_or(|wanted| name.contains(wanted.as_str()))
+    });
+    let mut failed = 0;
+    for (name, test) in chosen {
+        let passed = in_own_network(*test);
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += i32::from(!passed);
+    }
+    std::process::exit(failed.min(1));
+}
+
+fn packets_pass_both_ways() {
+    let bed = Bed::start();
+    let lan = bed.lan();
+    let mut client = bed.open_session(0);
+
+    client.send_data(&udp_packet(
+        CLIENT_IP,
+        lan.local_addr().unwrap(),
+        b"question",
+    ));
+    let (text, from) = receive(&lan);
+    assert_eq!((text.as_slice(), from.ip()), (&b"question"[..], CLIENT_IP));
+
+    lan.send_to(b"answer", from).unwrap();
+    let (kind, packet) = client.receive();
+    assert_eq!(kind, PacketType::Data);
+    assert!(packet.ends_with(b"answer"));
+
+    client.send(PacketType::DpdRequest, &[0x5a; 1000]);
+    assert_eq!(
+        client.receive(),
+        (PacketType::DpdResponse, vec![0x5a; 1000])
+    );
+
+    let shared = &bed.shared[0];
+    assert_eq!((shared.rx_packets.get(), shared.rx_bytes.get()), (1, 36));
+    assert_eq!((shared.tx_packets.get(), shared.tx_bytes.get()), (1, 34));
+    assert!(shared.last_data_secs.get() > 0);
+
+    let status = bed.status();
+    for line in [
+        "Uid:\t65534\t",
+        "CapEff:\t0000000000000000",
+        "Seccomp:\t2",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+}
+
+fn bad_packets_are_counted() {
+    let bed = Bed::start();
+    let lan = bed.lan();
+    let target = lan.local_addr().unwrap();
+    let mut client = bed.open_session(0);
+
+    client.send_data(&udp_packet(
+        "10.9.0.77".parse().unwrap(),
+        target,
+        b"wrong source",
+    ));
+    let good = client.seal(PacketType::Data, &udp_packet(CLIENT_IP, target, b"good"));
+    client.send_raw(&good);
+    client.send_raw(&good);
+    let mut forged = client.seal(PacketType::Data, &udp_packet(CLIENT_IP, target, b"forged"));
+    forged[30] ^= 1;
+    client.send_raw(&forged);
+    client.send_data(b"not a packet");
+    client.next_sequence = 5000;
+    client.send_data(&udp_packet(CLIENT_IP, target, b"last"));
+
+    assert_eq!(receive(&lan).0, b"good");
+    assert_eq!(receive(&lan).0, b"last", "nothing came between");
+    let drops = |reason| bed.shared[0].drops(reason);
+    assert_eq!(drops(DropReason::Source), 1);
+    assert_eq!(drops(DropReason::Replay), 1);
+    assert_eq!(drops(DropReason::Auth), 1);
+    assert_eq!(drops(DropReason::Malformed), 1);
+    assert_eq!(bed.shared[0].rx_packets.get(), 2);
+}
+
+fn a_channel_moves() {
+    let bed = Bed::start();
+    let lan = bed.lan();
+    let target = lan.local_addr().unwrap();
+    let mut client = bed.open_session(0);
+    client.send_data(&udp_packet(CLIENT_IP, target, b"one"));
+    let (_, inner) = receive(&lan);
+
+    // Somebody else behind the same address, without the key.
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut forged = client.seal(PacketType::Data, &udp_packet(CLIENT_IP, target, b"no"));
+    forged[30] ^= 1;
+    stranger.send_to(&forged, bed.server).unwrap();
+
+    let old = client.rebind();
+    client.send_data(&udp_packet(CLIENT_IP, target, b"two"));
+    assert_eq!(receive(&lan).0, b"two");
+    let FromDataplane::PeerMoved { slot, peer, local } = bed.hear() else {
+        panic!("something else than a move");
+    };
+    assert_eq!(
+        (slot, peer, local),
+        (Slot(0), client.socket.local_addr().unwrap(), bed.server)
+    );
+
+    lan.send_to(b"to the new place", inner).unwrap();
+    assert!(client.receive().1.ends_with(b"to the new place"));
+    old.set_nonblocking(true).unwrap();
+    assert!(old.recv(&mut [0; 10]).is_err(), "nothing at the old place");
+}
+
+fn counters_survive_a_kill() {
+    let mut bed = Bed::start();
+    let lan = bed.lan();
+    let target = lan.local_addr().unwrap();
+    let mut client = bed.open_session(0);
+    let first = client.seal(PacketType::Data, &udp_packet(CLIENT_IP, target, b"before"));
+    client.send_raw(&first);
+    let (_, inner) = receive(&lan);
+    lan.send_to(b"answer", inner).unwrap();
+    client.receive();
+    let last_seen = client.last_received.unwrap();
+
+    bed.kill();
+    bed.spawn();
+    bed.add_session(0, GateId(1));
+    bed.add_keys(0, &client, false);
+
+    client.send_raw(&first);
+    client.send_data(&udp_packet(CLIENT_IP, target, b"after"));
+    assert_eq!(
+        receive(&lan).0,
+        b"after",
+        "the replayed record is not delivered"
+    );
+    assert_eq!(bed.shared[0].drops(DropReason::Replay), 1);
+    lan.send_to(b"answer", inner).unwrap();
+    client.receive();
+    assert!(
+        client.last_received.unwrap() > last_seen,
+        "no sequence number comes again"
+    );
+}
+
+fn handshakes_go_through_the_gate() {
+    let bed = Bed::start();
+    let gate = bed.add_gate(GateId(1));
+    bed.add_session(0, GateId(1));
+    // The answer about this one's keys tells that all of the above is known.
+    bed.open_session(7);
+    let client = client_socket();
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = client.local_addr().unwrap();
+    let unknown = client_hello(&[9; 32]);
+    let hello = client_hello(&APP_ID);
+    client.send_to(&unknown, bed.server).unwrap();
+    client.send_to(&hello, bed.server).unwrap();
+    let heard = gate.receive();
+    let expected = Frame::Datagram {
+        slot: Slot(0),
+        peer,
+        local: bed.server,
+        bytes: &hello,
+    };
+    assert_eq!(Frame::parse(&heard), Some(expected));
+    // A later flight names nobody: its flow does.
+    let mut flight = hello.clone();
+    flight[13] = 16;
+    client.send_to(&flight, bed.server).unwrap();
+    assert!(gate.receive().ends_with(&flight));
+
+    let to = |peer: SocketAddr, bytes| Frame::Datagram {
+        slot: Slot(0),
+        peer,
+        local: bed.server,
+        bytes,
+    };
+    gate.send(&to(stranger.local_addr().unwrap(), b"to somebody else"));
+    gate.send(&to(peer, b"server hello"));
+    let (text, from) = receive(&client);
+    assert_eq!((text.as_slice(), from), (&b"server hello"[..], bed.server));
+    stranger.set_nonblocking(true).unwrap();
+    assert!(
+        stranger.recv(&mut [0; 10]).is_err(),
+        "a gate sends to its clients only"
+    );
+}
+
+fn a_gate_speaks_for_its_own() {
+    let bed = Bed::start();
+    let lan = bed.lan();
+    let target = lan.local_addr().unwrap();
+    let own = bed.add_gate(GateId(3));
+    let other = bed.add_gate(GateId(5));
+    bed.add_session(0, GateId(3));
+    let foreign = udp_packet(CLIENT_IP, target, b"foreign");
+    let wrong = udp_packet("10.9.0.9".parse().unwrap(), target, b"wrong");
+    let good = udp_packet(CLIENT_IP, target, b"good");
+    bed.add_session(1, GateId(5));
+    bed.open_session(7);
+    let others = udp_packet("10.9.0.3".parse().unwrap(), target, b"its own");
+    other.send_raw(&[0xff; 20]);
+    other.send(&Frame::Packet {
+        slot: Slot(0),
+        packet: &foreign,
+    });
+    other.send(&Frame::Packet {
+        slot: Slot(1),
+        packet: &others,
+    });
+    assert_eq!(
+        receive(&lan).0,
+        b"its own",
+        "the frames before it were refused"
+    );
+    own.send(&Frame::Packet {
+        slot: Slot(0),
+        packet: &wrong,
+    });
+    own.send(&Frame::Packet {
+        slot: Slot(0),
+        packet: &good,
+    });
+    assert_eq!(receive(&lan).0, b"good");
+    assert_eq!(bed.shared[0].drops(DropReason::Source), 1);
+    assert_eq!(bed.shared[0].rx_packets.get(), 1);
+}
+
+fn cstp_and_dtls_take_turns() {
+    let bed = Bed::start();
+    let lan = bed.lan();
+    let target = lan.local_addr().unwrap();
+    let gate = bed.add_gate(GateId(1));
+    let mut client = bed.open_session(0);
+    let packet = |text: &[u8]| udp_packet(CLIENT_IP, target, text);
+
+    client.send_data(&packet(b"by DTLS"));
+    let (_, inner) = receive(&lan);
+    gate.send(&Frame::Packet {
+        slot: Slot(0),
+        packet: &packet(b"by CSTP"),
+    });
+    assert_eq!(receive(&lan).0, b"by CSTP");
+    lan.send_to(b"one", inner).unwrap();
+    by_cstp(&gate, b"one");
+
+    client.send_data(&packet(b"by DTLS again"));
+    assert_eq!(receive(&lan).0, b"by DTLS again");
+    lan.send_to(b"two", inner).unwrap();
+    assert!(client.receive().1.ends_with(b"two"));
+
+    client.send_close_notify();
+    bed::eventually("the channel is closed", || {
+        lan.send_to(b"three", inner).unwrap();
+        gate.has_frame()
+    });
+    by_cstp(&gate, b"three");
+}
+
+fn by_cstp(gate: &Link, text: &[u8]) {
+    let frame = gate.receive();
+    match Frame::parse(&frame) {
+        Some(Frame::Packet {
+            slot: Slot(0),
+            packet,
+        }) => assert!(packet.ends_with(text)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn a_packet_too_big_is_reported() {
+    let bed = Bed::start();
+    let mut client = bed.open_session(0);
+    let lan = bed.lan();
+    client.send_data(&udp_packet(CLIENT_IP, lan.local_addr().unwrap(), b"x"));
+    let (_, inner) = receive(&lan);
+    lan.connect(inner).unwrap();
+    assert_eq!(bed::path_mtu(&lan), 1500);
+    lan.send(&[7; 1450]).unwrap();
+    bed::eventually("the path MTU is known", || bed::path_mtu(&lan) == 1400);
+    assert_eq!(bed.shared[0].drops(DropReason::TooBig), 1);
+}
+
+/// Waits for one datagram; the sockets have a deadline.
+fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = [0; 2048];
+    let (len, from) = socket.recv_from(&mut buffer).expect("no datagram in time");
+    (buffer[..len].to_vec(), from)
+}
