@@ -249,3 +249,160 @@ fn sources(params: &SessionParams) -> Option<Vec<Prefix>> {
 fn millis(now: Now) -> u64 {
     now.as_millis() as u64
 }
+
+#[cfg(test)]
+pub mod tests {
+    use ocserv_proto::dtls::{ChannelKeys, Cipher};
+    use ocserv_proto::secret::Secret;
+
+    use super::*;
+    use crate::ipc::ids::{GateId, Slot};
+
+    /// A session with a lease of both families and a network behind it.
+    pub fn session(slot: u32) -> Session {
+        let (shared, _) = SharedSessions::create(4).unwrap();
+        Session::new(params(slot), Arc::new(shared)).unwrap()
+    }
+
+    pub fn params(slot: u32) -> SessionParams {
+        SessionParams {
+            slot: Slot(slot),
+            gate: GateId(1),
+            ipv4: Some([10, 9, 0, 2 + slot as u8].into()),
+            ipv6: Some(("fd00::1:0".parse().unwrap(), 112)),
+            iroutes: vec![("192.168.7.0".parse().unwrap(), 24)],
+            app_id: Some([slot as u8; 32]),
+            mtu: 1400,
+            dpd: 90,
+            switch_to_tcp: 0,
+            rx_limit: 0,
+            tx_limit: 0,
+            tos: None,
+        }
+    }
+
+    pub fn flow(peer: &str) -> Flow {
+        Flow {
+            peer: peer.parse().unwrap(),
+            local: "198.51.100.1:443".parse().unwrap(),
+        }
+    }
+
+    fn crypto(epoch: u16) -> DtlsChannel {
+        let bytes = |len| Secret::new(vec![1; len]);
+        let keys = ChannelKeys {
+            cipher: Cipher::Aes128Gcm,
+            epoch,
+            next_send: 1,
+            next_receive: 1,
+            client_key: bytes(16),
+            client_iv: bytes(4),
+            server_key: bytes(16),
+            server_iv: bytes(4),
+        };
+        DtlsChannel::new(&keys).unwrap()
+    }
+
+    fn used_by_client(session: &Session, index: usize, now: Now) {
+        session.each_channel(|channel| {
+            if channel.index == index {
+                let content_type = ocserv_proto::dtls::record::ContentType::ApplicationData;
+                let plaintext = &mut [7];
+                let opened = ocserv_proto::dtls::channel::Opened {
+                    content_type,
+                    plaintext,
+                };
+                channel.confirm(now);
+                channel.control.received(now, opened);
+            }
+            None::<()>
+        });
+    }
+
+    fn sending(session: &Session, now: Now) -> Option<usize> {
+        session.with_sending(now, |channel| channel.index)
+    }
+
+    #[test]
+    fn sources_are_lease_prefix_and_networks_behind_the_client() {
+        let session = session(0);
+        for own in ["10.9.0.2", "fd00::1:0", "fd00::1:ffff", "192.168.7.200"] {
+            assert!(session.owns(own.parse().unwrap()), "{own}");
+        }
+        for other in ["10.9.0.3", "fd00::2:0", "192.168.8.1", "0.0.0.0", "fe80::1"] {
+            assert!(!session.owns(other.parse().unwrap()), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_slot_or_prefix_out_of_range_is_refused() {
+        let (shared, _) = SharedSessions::create(4).unwrap();
+        let shared = Arc::new(shared);
+        assert!(Session::new(params(4), Arc::clone(&shared)).is_none());
+        let mut bad = params(0);
+        bad.iroutes.push(("10.0.0.0".parse().unwrap(), 33));
+        assert!(Session::new(bad, shared).is_none());
+    }
+
+    #[test]
+    fn the_old_channel_sends_until_the_client_uses_the_new_one() {
+        let session = session(0);
+        let at = Duration::from_secs;
+        assert_eq!(sending(&session, at(1)), None);
+        session.install(0, crypto(1), flow("192.0.2.1:1"), at(1));
+        assert_eq!(
+            sending(&session, at(1)),
+            None,
+            "the client may not have its keys yet"
+        );
+        used_by_client(&session, 0, at(2));
+        assert_eq!(sending(&session, at(2)), Some(0));
+        session.install(1, crypto(1), flow("192.0.2.1:2"), at(10));
+        assert_eq!(sending(&session, at(10)), Some(0));
+        session.retire_previous(at(100));
+        used_by_client(&session, 0, at(100));
+        assert_eq!(
+            sending(&session, at(100)),
+            Some(0),
+            "the new one was never used"
+        );
+        used_by_client(&session, 1, at(101));
+        assert_eq!(sending(&session, at(101)), Some(1));
+    }
+
+    #[test]
+    fn the_old_channel_ends_after_its_grace() {
+        let session = session(0);
+        let at = Duration::from_secs;
+        session.install(0, crypto(1), flow("192.0.2.1:1"), at(1));
+        session.install(1, crypto(1), flow("192.0.2.1:1"), at(2));
+        used_by_client(&session, 1, at(3));
+        session.retire_previous(at(32));
+        assert!(session.drop_channel(0), "still there");
+        session.install(0, crypto(1), flow("192.0.2.1:1"), at(40));
+        used_by_client(&session, 0, at(41));
+        session.retire_previous(at(71));
+        assert!(!session.drop_channel(1), "gone");
+        assert!(session.drop_channel(0));
+    }
+
+    #[test]
+    fn a_record_given_to_another_channel_yields_no_number() {
+        let session = session(0);
+        session.install(0, crypto(1), flow("192.0.2.1:1"), Duration::from_secs(1));
+        let take = || session.each_channel(|channel| session.take_sequence(channel));
+        session.shared().channels[0].start(1, 5, 1);
+        assert_eq!(take(), Some(5));
+        session.shared().reset();
+        assert_eq!(take(), None);
+    }
+
+    #[test]
+    fn a_channel_moves_at_most_every_three_seconds() {
+        let session = session(0);
+        assert!(session.may_move(Duration::ZERO));
+        session.moved(Duration::from_secs(10));
+        assert!(!session.may_move(Duration::from_millis(12_999)));
+        assert!(session.may_move(Duration::from_secs(13)));
+    }
+}

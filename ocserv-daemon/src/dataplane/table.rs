@@ -145,3 +145,63 @@ impl SessionTable {
         self.by_ip.get(&ip).map_or(&[], Vec::as_slice)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::tests::{flow, session};
+    use super::*;
+
+    fn slot(session: Option<&Arc<Session>>) -> Option<u32> {
+        session.map(|session| session.slot())
+    }
+
+    #[test]
+    fn a_session_is_found_by_all_its_names_and_by_none_afterwards() {
+        let mut table = SessionTable::default();
+        table.add(Arc::new(session(1)));
+        table.learn_flow(1, flow("192.0.2.1:1000"));
+        let names = |table: &SessionTable| {
+            [
+                slot(table.by_slot(1)),
+                slot(table.by_address("10.9.0.3".parse().unwrap())),
+                slot(table.by_address("192.168.7.9".parse().unwrap())),
+                slot(table.by_address("fd00::1:9".parse().unwrap())),
+                slot(table.by_app_id(&[1; 32])),
+                slot(table.by_flow(&flow("192.0.2.1:1000"))),
+                table
+                    .heard_from("192.0.2.1".parse().unwrap())
+                    .first()
+                    .copied(),
+            ]
+        };
+        assert_eq!(names(&table), [Some(1); 7]);
+        table.remove(1);
+        assert_eq!(names(&table), [None; 7]);
+        assert!(table.is_empty());
+        table.remove(99);
+    }
+
+    #[test]
+    fn old_flows_of_a_session_are_forgotten() {
+        let mut table = SessionTable::default();
+        table.add(Arc::new(session(1)));
+        for n in 0..=FLOWS_PER_SESSION {
+            table.learn_flow(1, flow(&format!("192.0.2.{n}:1")));
+        }
+        assert_eq!(slot(table.by_flow(&flow("192.0.2.0:1"))), None);
+        assert!(table.heard_from("192.0.2.0".parse().unwrap()).is_empty());
+        assert_eq!(slot(table.by_flow(&flow("192.0.2.1:1"))), Some(1));
+    }
+
+    #[test]
+    fn a_flow_that_another_session_took_stays_with_it() {
+        let mut table = SessionTable::default();
+        table.add(Arc::new(session(1)));
+        table.add(Arc::new(session(2)));
+        table.learn_flow(1, flow("192.0.2.1:1"));
+        table.learn_flow(2, flow("192.0.2.1:1"));
+        table.remove(1);
+        assert_eq!(slot(table.by_flow(&flow("192.0.2.1:1"))), Some(2));
+        assert_eq!(table.heard_from("192.0.2.1".parse().unwrap()), [2]);
+    }
+}

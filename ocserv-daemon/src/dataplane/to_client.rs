@@ -15,6 +15,7 @@ use super::clock;
 use super::icmp::{self, TooBig};
 use super::output::{NotSealed, Tag};
 use super::session::Session;
+use super::table::SessionTable;
 use super::worker::{Worker, shorten};
 use crate::ipc::ids::{GateId, Slot};
 use crate::ipc::packet::packet_header;
@@ -159,10 +160,6 @@ fn item(session: &Session, index: usize) -> CstpItem {
     }
 }
 
-fn owner<'a>(
-    owners: &[u32],
-    table: &'a super::table::SessionTable,
-    index: usize,
-) -> Option<&'a Session> {
+fn owner<'a>(owners: &[u32], table: &'a SessionTable, index: usize) -> Option<&'a Session> {
     table.by_slot(*owners.get(index)?).map(|session| &**session)
 }

@@ -19,7 +19,7 @@ use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
 use super::output::{Output, Tag};
 use super::pending::PendingHandshakes;
-use super::session::Session;
+use super::session::{Channel, Session};
 use super::table::SessionTable;
 use super::to_client::CstpItem;
 use super::{BATCH, MAX_DATAGRAM, clock};
@@ -283,8 +283,8 @@ pub(super) fn shorten(out: &mut Output, table: &SessionTable, now: Now, tag: Tag
 }
 
 /// Asks for a sign of life with a packet of full size (protocol.md 10).
-fn probe(out: &mut Output, session: &Session, channel: &super::session::Channel) {
-    const ZEROES: [u8; MAX_DATAGRAM] = [0; MAX_DATAGRAM];
+fn probe(out: &mut Output, session: &Session, channel: &Channel) {
+    static ZEROES: [u8; MAX_DATAGRAM] = [0; MAX_DATAGRAM];
     let payload = ZEROES.get(..session.mtu()).unwrap_or(&ZEROES[..1]);
     let tag = Tag::Probe(session.slot());
     // When the batch is full the next tick of the timer asks again.

@@ -56,7 +56,7 @@ pub fn in_own_network(test: fn()) -> bool {
     thread.join().is_ok()
 }
 
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let status = Command::new("ip")
         .args(arguments.split(' '))
         .status()
@@ -87,10 +87,16 @@ pub struct Bed {
     runtime: tokio::runtime::Runtime,
     channel: Option<Channel>,
     child: Option<Child>,
+    try_mtu_discovery: bool,
 }
 
 impl Bed {
     pub fn start() -> Self {
+        Self::with_discovery(false)
+    }
+
+    /// With `try-mtu-discovery` as told.
+    pub fn with_discovery(try_mtu_discovery: bool) -> Self {
         let mut tun = TunDevice::create("vpnt0", THREADS).unwrap();
         tun.set_mtu(1500).unwrap();
         tun.set_up().unwrap();
@@ -114,6 +120,7 @@ impl Bed {
             runtime,
             channel: None,
             child: None,
+            try_mtu_discovery,
         };
         bed.spawn();
         bed
@@ -134,7 +141,7 @@ impl Bed {
             threads: THREADS as u32,
             udp_per_thread: 1,
             slots: SLOTS as u32,
-            try_mtu_discovery: false,
+            try_mtu_discovery: self.try_mtu_discovery,
             log_level: 0,
         };
         let mut fds = vec![self.shared_fd.as_fd()];

@@ -24,7 +24,7 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("packets_pass_both_ways", packets_pass_both_ways),
         (
             "forged_replayed_and_foreign_packets_are_counted",
@@ -47,6 +47,10 @@ fn main() {
             a_gate_speaks_for_its_own,
         ),
         ("cstp_and_dtls_take_turns", cstp_and_dtls_take_turns),
+        (
+            "a_record_too_long_for_the_path_goes_by_cstp",
+            a_narrow_path_is_passed_by_cstp,
+        ),
         ("a_packet_too_big_is_reported", a_packet_too_big_is_reported),
     ];
     let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
@@ -336,6 +340,26 @@ fn a_packet_too_big_is_reported() {
     lan.send(&[7; 1450]).unwrap();
     bed::eventually("the path MTU is known", || bed::path_mtu(&lan) == 1400);
     assert_eq!(bed.shared[0].drops(DropReason::TooBig), 1);
+}
+
+fn a_narrow_path_is_passed_by_cstp() {
+    bed::ip("link set lo mtu 1280");
+    let bed = Bed::with_discovery(true);
+    let lan = bed.lan();
+    let gate = bed.add_gate(GateId(1));
+    let mut client = bed.open_session(0);
+    client.send_data(&udp_packet(CLIENT_IP, lan.local_addr().unwrap(), b"x"));
+    let (_, inner) = receive(&lan);
+    lan.send_to(&[7; 1300], inner).unwrap();
+    by_cstp(&gate, &[7; 1300]);
+    lan.send_to(b"short", inner).unwrap();
+    assert!(
+        client.receive().1.ends_with(b"short"),
+        "the others still go by DTLS"
+    );
+    // A probe whose answer does not fit is answered with one byte.
+    client.send(PacketType::DpdRequest, &[0x5a; 1390]);
+    assert_eq!(client.receive(), (PacketType::DpdResponse, vec![0]));
 }
 
 /// Waits for one datagram; the sockets have a deadline.
