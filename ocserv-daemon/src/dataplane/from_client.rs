@@ -42,7 +42,7 @@ struct Inbound<'a> {
 
 impl Worker {
     /// Takes one batch from a port.
-    pub(super) fn from_port(&mut self, port: usize, batch: &mut RxBatch) -> io::Result<()> {
+    pub(super) fn read_port(&mut self, port: usize, batch: &mut RxBatch) -> io::Result<()> {
         let Some(socket) = self.out.ports.get(port) else {
             return Ok(());
         };

@@ -18,7 +18,7 @@ use crate::ipc::packet::{Frame, HEADER_LEN};
 
 impl Worker {
     /// Takes one batch from a gate's link.
-    pub(super) fn from_gate(&mut self, gate: GateId, batch: &mut MessageBatch, poller: &Poller) {
+    pub(super) fn read_gate(&mut self, gate: GateId, batch: &mut MessageBatch, poller: &Poller) {
         let Some(link) = self.out.links.get(&gate) else {
             return;
         };

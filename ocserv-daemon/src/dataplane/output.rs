@@ -140,7 +140,7 @@ impl Output {
         self.batches.get_mut(index)
     }
 
-    /// Sends all batches of records. [`Self::unsent`] tells the rest.
+    /// Sends all batches of records. [`Self::take_too_long`] and [`Self::lost`] tell the rest.
     pub fn flush(&mut self) {
         self.too_long.clear();
         self.lost.clear();
@@ -155,9 +155,14 @@ impl Output {
         }
     }
 
-    /// What the last [`Self::flush`] could not send: too long for the path, and lost otherwise.
-    pub fn unsent(&self) -> (&[Tag], &[Tag]) {
-        (&self.too_long, &self.lost)
+    /// What the last [`Self::flush`] found too long for the path; seldom anything.
+    pub fn take_too_long(&mut self) -> Vec<Tag> {
+        std::mem::take(&mut self.too_long)
+    }
+
+    /// What the last [`Self::flush`] lost otherwise.
+    pub fn lost(&self) -> &[Tag] {
+        &self.lost
     }
 
     /// Sends packets to a gate; each message is its header and body. Counts from the first one tell

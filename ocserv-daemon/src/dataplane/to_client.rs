@@ -34,7 +34,7 @@ const NOBODY: u32 = u32::MAX;
 
 impl Worker {
     /// Takes one batch from the tun queue.
-    pub(super) fn from_tun(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
+    pub(super) fn read_tun(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
         let count = self.out.tun.recv_batch(batch)?;
         let now = clock();
         self.by_cstp.clear();
@@ -103,18 +103,18 @@ impl Worker {
     /// Sends the records. Packets too long for the path go by CSTP (protocol.md 7).
     fn flush_records(&mut self, now: Now, batch: &PacketBatch) {
         self.out.flush();
-        let (too_long, lost) = self.out.unsent();
-        for tag in lost {
+        for tag in self.out.lost() {
             if let Tag::Packet(index) = tag
                 && let Some(session) = owner(&self.owners, &self.table, *index as usize)
             {
                 session.shared().count_drop(DropReason::QueueFull);
             }
         }
+        let too_long = self.out.take_too_long();
         if too_long.is_empty() {
             return;
         }
-        for tag in too_long.to_vec() {
+        for tag in too_long {
             match tag {
                 Tag::Packet(index) if (index as usize) < batch.len() => {
                     if let Some(session) = owner(&self.owners, &self.table, index as usize) {

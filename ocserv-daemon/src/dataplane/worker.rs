@@ -158,9 +158,9 @@ impl Worker {
                 match Source::from_token(*token) {
                     Source::Inbox if !self.read_inbox(inbox, &poller)? => return Ok(()),
                     Source::Inbox => {}
-                    Source::Tun => self.from_tun(&mut buffers.packets)?,
-                    Source::Port(index) => self.from_port(index, &mut buffers.datagrams)?,
-                    Source::Gate(gate) => self.from_gate(gate, &mut buffers.frames, &poller),
+                    Source::Tun => self.read_tun(&mut buffers.packets)?,
+                    Source::Port(index) => self.read_port(index, &mut buffers.datagrams)?,
+                    Source::Gate(gate) => self.read_gate(gate, &mut buffers.frames, &poller),
                 }
             }
             let now = clock();
@@ -256,12 +256,11 @@ impl Worker {
     pub(super) fn flush_control(&mut self, now: Now) {
         let Self { out, table, .. } = self;
         out.flush();
-        let (too_long, _) = out.unsent();
+        let too_long = out.take_too_long();
         if too_long.is_empty() {
             return;
         }
-        // Seldom: a path that became narrower.
-        for tag in too_long.to_vec() {
+        for tag in too_long {
             shorten(out, table, now, tag);
         }
         out.flush();
