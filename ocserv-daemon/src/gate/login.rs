@@ -89,11 +89,9 @@ async fn next_request(
 ) -> Result<Request, EndReason> {
     let mut cipher_text = vec![0; READ];
     let mut plain = Zeroizing::new(Vec::new());
+    // The first round has no input: the handshake's last read may have brought the request.
+    let mut count = 0;
     loop {
-        let count = match read_some(&tls.tcp, &mut cipher_text).await {
-            Ok(0) | Err(_) => return Err(EndReason::Unspecified),
-            Ok(count) => count,
-        };
         plain.zeroize();
         let input = cipher_text.get(..count).unwrap_or_default();
         let state = tls.session.receive::<std::io::Error>(input, |record| {
@@ -118,6 +116,10 @@ async fn next_request(
         if state.is_ok_and(|state| state == Incoming::Closed) {
             return Err(EndReason::Unspecified);
         }
+        count = match read_some(&tls.tcp, &mut cipher_text).await {
+            Ok(0) | Err(_) => return Err(EndReason::Unspecified),
+            Ok(count) => count,
+        };
     }
 }
 

@@ -85,28 +85,43 @@ impl TlsSession {
         mut input: &[u8],
         mut on_record: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<Incoming, E> {
-        while !input.is_empty() {
+        loop {
+            // Before the first input too: the last read of the handshake may have brought content.
+            if self.take_content(&mut on_record)? == Incoming::Closed {
+                return Ok(Incoming::Closed);
+            }
+            if input.is_empty() {
+                return Ok(Incoming::Open);
+            }
             if self.tls.read_tls(&mut input)? == 0 {
                 return Ok(Incoming::Closed);
             }
             self.tls
                 .process_new_packets()
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            loop {
-                let mut reader = self.tls.reader();
-                let length = match reader.fill_buf() {
-                    Ok([]) => return Ok(Incoming::Closed),
-                    Ok(content) => {
-                        on_record(content)?;
-                        content.len()
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error.into()),
-                };
-                reader.consume(length);
-            }
         }
-        Ok(Incoming::Open)
+    }
+
+    /// Hands over the content of whole records.
+    fn take_content<E: From<io::Error>>(
+        &mut self,
+        on_record: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Incoming, E> {
+        loop {
+            let mut reader = self.tls.reader();
+            let length = match reader.fill_buf() {
+                Ok([]) => return Ok(Incoming::Closed),
+                Ok(content) => {
+                    on_record(content)?;
+                    content.len()
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Incoming::Open);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            reader.consume(length);
+        }
     }
 
     /// Queues `content` in records of at most 16 KiB.
