@@ -1,7 +1,7 @@
 //! Runs `ocpasswd` as an administrator or a panel does.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -194,6 +194,66 @@ fn wrong_command_lines_show_the_usage() {
         assert!(stderr(&output).contains("Usage:  ocpasswd"), "{args:?}");
     }
     assert_eq!(bed.content(), "ann:*:hash\n");
+}
+
+/// Runs `ocpasswd` on a terminal and types `answers`, one at each prompt. Gives the exit status,
+/// what it printed, and what the terminal echoed.
+fn on_a_terminal(bed: &Bed, answers: &[&str]) -> (Option<i32>, String, String) {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ocpasswd"))
+        .args(["-c", path(&bed.file()), "ann"])
+        .stdin(Stdio::from(terminal.slave.try_clone().unwrap()))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut screen = fs::File::from(terminal.master);
+    let mut printed = child.stderr.take().unwrap();
+    let mut output = String::new();
+    for answer in answers {
+        let mut byte = [0];
+        while !output.ends_with("password: ") && printed.read(&mut byte).unwrap() == 1 {
+            output.push(byte[0].into());
+        }
+        // So that the next loop waits for the next prompt.
+        output.push('|');
+        screen.write_all(answer.as_bytes()).unwrap();
+        screen.write_all(b"\n").unwrap();
+    }
+    printed.read_to_string(&mut output).unwrap();
+    let status = child.wait().unwrap();
+    drop(terminal.slave);
+    let mut echo = Vec::new();
+    // The read ends with EIO when the last slave is closed.
+    let _ = screen.read_to_end(&mut echo);
+    (
+        status.code(),
+        output,
+        String::from_utf8_lossy(&echo).into_owned(),
+    )
+}
+
+#[test]
+fn a_terminal_asks_twice_and_echoes_nothing() {
+    let bed = Bed::new("");
+    let (status, output, echo) = on_a_terminal(&bed, &["hidden", "hidden"]);
+    assert_eq!(status, Some(0), "{output}");
+    assert_eq!(output, "Enter password: |\nRe-enter password: |\n");
+    assert!(!echo.contains("hidden"), "{echo}");
+    let content = bed.content();
+    let hash = content.strip_prefix("ann:*:").unwrap().trim_end();
+    ShaCrypt::SHA256.verify_password(b"hidden", hash).unwrap();
+}
+
+#[test]
+fn two_different_passwords_are_refused() {
+    let bed = Bed::new("");
+    let (status, output, _) = on_a_terminal(&bed, &["one", "two"]);
+    assert_eq!(status, Some(1));
+    assert!(output.ends_with("Passwords do not match\n"), "{output}");
+    let (status, output, _) = on_a_terminal(&bed, &[""]);
+    assert_eq!(status, Some(1));
+    assert!(output.ends_with("Please specify a password\n"), "{output}");
+    assert_eq!(bed.content(), "");
 }
 
 #[test]

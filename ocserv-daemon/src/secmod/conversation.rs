@@ -125,6 +125,16 @@ impl Conversations {
         true
     }
 
+    /// Ends all logins.
+    pub fn clear(&mut self) -> Vec<CookieHash> {
+        let all: Vec<CookieHash> = self.entries.keys().copied().collect();
+        *self = Self {
+            next_serial: self.next_serial,
+            ..Self::default()
+        };
+        all
+    }
+
     /// Ends a login.
     pub fn remove(&mut self, hash: &CookieHash) -> Option<Conversation> {
         let Entry {

@@ -85,6 +85,7 @@ async fn answer_questions(secmod: Rc<Secmod>, gate: GateId, socket: OwnedFd) -> 
 
 async fn answer_signing(secmod: Rc<Secmod>, socket: OwnedFd) -> io::Result<()> {
     let channel = Channel::new(socket)?;
+    let mut refused_before = false;
     while let Some((request, _)) = channel.recv::<SignRequest>().await? {
         match request {
             SignRequest::Sign {
@@ -97,6 +98,10 @@ async fn answer_signing(secmod: Rc<Secmod>, socket: OwnedFd) -> io::Result<()> {
                     return Err(invalid("a message to sign that is too long"));
                 }
                 let signature = secmod.sign(vhost, key, scheme, message).await;
+                // Once for each channel: a gate must not fill the log.
+                if signature.is_none() && !std::mem::replace(&mut refused_before, true) {
+                    tracing::error!("refused to sign: vhost {vhost}, key {key}, {scheme:#06x}");
+                }
                 send(&channel, &SignReply::Signature(signature)).await?;
             }
             SignRequest::StoreTls {
@@ -134,18 +139,14 @@ impl Secmod {
         let active = self.active()?;
         let keys = active.keys.get(vhost as usize);
         let found = keys.and_then(|keys| keys.get(key as usize)).map(Arc::clone);
-        let signature = match found {
+        match found {
             Some(key) => self
                 .pool
                 .run(move || key.sign(scheme, &message))
                 .await
                 .flatten(),
             None => None,
-        };
-        if signature.is_none() {
-            tracing::error!("refused to sign: vhost {vhost}, key {key}, scheme {scheme:#06x}");
         }
-        signature
     }
 
     fn store_tls(&self, vhost: u32, remote: IpAddr, id: Vec<u8>, value: Secret) {

@@ -13,6 +13,8 @@ mod plain;
 mod sessions;
 mod setup;
 #[cfg(test)]
+mod test_bed;
+#[cfg(test)]
 mod test_keys;
 #[cfg(test)]
 mod tests;

@@ -215,6 +215,27 @@ impl SessionTable {
         }
     }
 
+    /// Follows the vhosts of a new configuration: `moved` gives the new index for each old one.
+    /// Gives back the sessions that changed, and those whose vhost is no more.
+    pub fn renumber(&mut self, moved: &[Option<u32>]) -> (Vec<SessionRecord>, Vec<SessionRecord>) {
+        let (mut changed, mut homeless) = (Vec::new(), Vec::new());
+        for (hash, record) in &mut self.by_cookie {
+            match moved.get(record.vhost as usize).copied().flatten() {
+                Some(index) if index == record.vhost => {}
+                Some(index) => {
+                    record.vhost = index;
+                    changed.push(record.clone());
+                }
+                None => homeless.push(*hash),
+            }
+        }
+        let gone = homeless
+            .iter()
+            .filter_map(|hash| self.remove(hash))
+            .collect();
+        (changed, gone)
+    }
+
     /// Removes what has expired.
     pub fn expire(&mut self, now: SystemTime) -> Vec<SessionRecord> {
         let old: Vec<CookieHash> = self
@@ -395,6 +416,17 @@ mod tests {
         }
         let refused = table.open(&hash(), CONN, home(), &settings, after(600));
         assert_eq!(refused.unwrap_err(), OpenRefused::SessionTimeout);
+    }
+
+    #[test]
+    fn sessions_follow_their_vhost_or_end_with_it() {
+        let mut table = logged_in();
+        let (changed, gone) = table.renumber(&[Some(0)]);
+        assert!(changed.is_empty() && gone.is_empty());
+        let (changed, gone) = table.renumber(&[Some(3)]);
+        assert_eq!((changed[0].vhost, gone.len()), (3, 0));
+        let (changed, gone) = table.renumber(&[Some(0), Some(1), Some(2), None]);
+        assert_eq!((changed.len(), gone.len(), table.len()), (0, 1, 0));
     }
 
     #[test]

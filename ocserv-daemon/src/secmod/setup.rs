@@ -48,10 +48,45 @@ impl Secmod {
         let loaded = self.pool.run(move || load(fds)).await;
         let loaded = loaded.unwrap_or_else(|| Err("loading the configuration failed".to_owned()));
         let event = match loaded {
-            Ok(loaded) => self.put_in_force(loaded),
+            Ok(loaded) => {
+                self.follow_vhosts(&loaded.config).await;
+                self.put_in_force(loaded)
+            }
             Err(message) => FromSecmod::ConfigureFailed { message },
         };
         self.emit(event).await;
+    }
+
+    /// Sessions name their vhost by its index: it may have moved.
+    async fn follow_vhosts(&self, new: &Config) {
+        let Some(old) = self.active() else { return };
+        let moved = moved_vhosts(&old.config, new);
+        if moved.iter().zip(0..).all(|(new, old)| *new == Some(old)) {
+            return;
+        }
+        let (changed, gone) = {
+            let mut state = self.state.borrow_mut();
+            state.tls.clear();
+            let unfinished = state.conversations.clear();
+            let (changed, mut gone) = state.sessions.renumber(&moved);
+            gone.extend(
+                unfinished
+                    .iter()
+                    .filter_map(|hash| state.sessions.remove(hash)),
+            );
+            (changed, gone)
+        };
+        for record in changed
+            .into_iter()
+            .filter(|record| record.authenticated.is_some())
+        {
+            self.emit(FromSecmod::SessionChanged(Box::new(record)))
+                .await;
+        }
+        for record in gone {
+            self.emit(FromSecmod::SessionGone { name: record.name })
+                .await;
+        }
     }
 
     fn put_in_force(&self, loaded: Loaded) -> FromSecmod {
@@ -76,6 +111,19 @@ impl Secmod {
             keys: infos,
         }
     }
+}
+
+/// For each old index the new one, by name; the default vhost stays the first.
+fn moved_vhosts(old: &Config, new: &Config) -> Vec<Option<u32>> {
+    let index = |name: &str| {
+        (0..)
+            .zip(&new.vhosts)
+            .find(|(_, vhost)| vhost.name.eq_ignore_ascii_case(name))
+    };
+    old.vhosts
+        .iter()
+        .map(|vhost| index(&vhost.name).map(|(index, _)| index))
+        .collect()
 }
 
 fn infos(keys: &[Arc<ServerKey>]) -> Vec<KeyInfo> {

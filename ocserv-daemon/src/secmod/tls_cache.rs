@@ -67,6 +67,12 @@ impl TlsCache {
         }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.by_age.clear();
+    }
+
     /// Keeps a session for `lifetime`. Values and ids that are too long are dropped.
     pub fn store(&mut self, key: TlsSessionKey, value: Secret, now: Instant, lifetime: Duration) {
         if value.len() > MAX_VALUE_LEN || key.id.len() > MAX_ID_LEN {

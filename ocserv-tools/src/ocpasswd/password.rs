@@ -8,8 +8,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use sha_crypt::{CustomizedPasswordHasher, Params, ShaCrypt};
 use zeroize::Zeroizing;
 
-/// Longest password in bytes.
-const MAX_PASSWORD_LEN: usize = 4096;
+/// Longest password in bytes: what crypt(3) takes.
+const MAX_PASSWORD_LEN: usize = 511;
 /// Gives the 16 salt characters of crypt(3).
 const SALT_LEN: usize = 12;
 
