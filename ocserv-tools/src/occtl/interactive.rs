@@ -29,7 +29,9 @@ pub fn run(options: &Options) -> u8 {
     editor.set_helper(Some(Completion {
         session: Session::new(options, false),
     }));
-    let pager = options.pager && std::io::stdout().is_terminal();
+    // A pager would wait for keys that a script on standard input does not press.
+    let terminals = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let pager = options.pager && terminals;
     let mut session = Session::new(options, false);
     while !session.ended {
         match editor.readline("> ") {
