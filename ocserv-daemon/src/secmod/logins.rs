@@ -123,7 +123,7 @@ impl Secmod {
         let name = &start.username;
         // No file has such users; their names must not reach records and logs.
         if name.is_empty() || name.len() > MAX_USERNAME_LEN || name.chars().any(char::is_control) {
-            let cut: String = name.chars().take(MAX_USERNAME_LEN).collect();
+            let cut = printable(start.username, MAX_USERNAME_LEN);
             self.report_failure(&ticket, cut).await;
             return denied(FAILED);
         }
@@ -145,7 +145,7 @@ impl Secmod {
             vhost: start.vhost,
             username: start.username,
             remote: ticket.remote.ip(),
-            user_agent: cut_at_char(start.user_agent, MAX_USER_AGENT_LEN),
+            user_agent: printable(start.user_agent, MAX_USER_AGENT_LEN),
         };
         if !self
             .enter_login(&sid, hash, conversation, session, now)
@@ -374,7 +374,9 @@ fn new_sid() -> Option<(Secret, CookieHash)> {
     Some((sid, hash))
 }
 
-fn cut_at_char(mut text: String, max: usize) -> String {
+/// Text for records and logs: cut to `max` bytes, without control characters.
+fn printable(mut text: String, max: usize) -> String {
+    text.retain(|c| !c.is_control());
     text.truncate(text.floor_char_boundary(max));
     text
 }
