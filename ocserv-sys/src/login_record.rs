@@ -23,7 +23,7 @@ pub struct LoginRecord<'a> {
 /// Writes the records of a session's begin.
 ///
 /// # Errors
-/// `pututxline(3)` of the utmp file; a missing wtmp file is not an error (utmp rules).
+/// `pututxline(3)`. Missing files are no error: such a system keeps no records.
 pub fn record_login(record: &LoginRecord<'_>, now: SystemTime) -> io::Result<()> {
     write(record, libc::USER_PROCESS, now)
 }
