@@ -1,6 +1,7 @@
 //! A running gateway.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -54,11 +55,24 @@ impl Server {
     /// # Errors
     /// When it ends or does not listen; the message has its log.
     pub fn start(bed: &Bed, config: &Config) -> Result<Self> {
+        Self::start_with(bed, config, &["-d", "3"])
+    }
+
+    /// As [`Server::start`], with options of the command line instead of verbose logging.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(bed: &Bed, config: &Config, options: &[&str]) -> Result<Self> {
         let path = bed.write_file("ocserv.conf", &config.render())?;
         let log_path = bed.directory().join("ocserv.log");
         let log = File::create(&log_path)?;
         let mut command = Command::new(&bed.program().ocserv);
-        command.args(["-f", "-d", "3", "-c"]).arg(path).arg("-p");
+        command
+            .arg("-f")
+            .args(options)
+            .arg("-c")
+            .arg(path)
+            .arg("-p");
         command.arg(bed.directory().join("ocserv.pid"));
         command
             .stdin(Stdio::null())
@@ -207,6 +221,54 @@ impl Server {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs `occtl` in its interactive mode on some input, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails or hangs.
+    pub fn occtl_typing(&self, input: &str) -> Result<String> {
+        let path = self.directory.join("occtl.log");
+        let mut child = self.spawn_occtl(&[], &path)?;
+        let mut pipe = child.stdin.take().context("occtl's input")?;
+        pipe.write_all(input.as_bytes())?;
+        drop(pipe);
+        let status = process::wait_exit(&mut child, "occtl", wait::SHORT);
+        process::reap(&mut child);
+        let said = fs::read_to_string(&path)?;
+        if !status?.success() {
+            bail!("occtl: {said}");
+        }
+        Ok(said)
+    }
+
+    /// Starts `occtl show events`.
+    ///
+    /// # Errors
+    /// When it does not begin to listen.
+    pub fn watch_events(&self) -> Result<Events> {
+        let path = self.directory.join("events.log");
+        let mut events = Events {
+            child: self.spawn_occtl(&["show", "events"], &path)?,
+            path,
+        };
+        events.wait_for("Press 'q'")?;
+        Ok(events)
+    }
+
+    fn spawn_occtl(&self, arguments: &[&str], output: &Path) -> Result<Child> {
+        let output = File::create(output)?;
+        // Written into a file, lines would stay in the program's buffer.
+        let mut command = Command::new("stdbuf");
+        command.arg("-oL").arg(&self.program.occtl).arg("-s");
+        command
+            .arg(self.directory.join("occtl.sock"))
+            .args(arguments);
+        command
+            .stdin(Stdio::piped())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        self.gateway.spawn(&mut command)
+    }
+
     /// Replaces the configuration file and sends SIGHUP.
     ///
     /// # Errors
@@ -264,6 +326,31 @@ impl Server {
             }
         }
         Ok(left)
+    }
+}
+
+/// A running `occtl show events`. Dropping it ends it.
+#[derive(Debug)]
+pub struct Events {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Events {
+    /// Waits for a text among what it has printed.
+    ///
+    /// # Errors
+    /// When it did not come.
+    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+        wait::until_true(&format!("the event `{text}`"), wait::SHORT, || {
+            fs::read_to_string(&self.path).is_ok_and(|printed| printed.contains(text))
+        })
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        process::reap(&mut self.child);
     }
 }
 

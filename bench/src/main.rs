@@ -1,0 +1,132 @@
+//! Measures Debian's ocserv and ours in the same run, in turns, on the same network bed.
+//!
+//! Needs root, `iperf3`, and both programs; `docs/benchmarks.md` says how to read the result.
+
+mod client;
+mod cost;
+mod dtls;
+mod logins;
+mod memory;
+mod report;
+mod side;
+mod throughput;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+
+use crate::report::Report;
+use crate::side::{Side, SideName};
+
+/// What a run measures and how long.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ocserv-bench",
+    about = "Compares ocserv with Debian's ocserv 1.1.6"
+)]
+struct Options {
+    /// One short round of everything, to see that it works.
+    #[arg(long)]
+    quick: bool,
+    /// Only these figures.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Figure>,
+    /// Only one of the programs.
+    #[arg(long, value_enum)]
+    side: Option<SideName>,
+    /// Where the JSON result goes.
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Figure {
+    /// Logins a second, and processor time of each.
+    Logins,
+    /// Memory of idle sessions.
+    Memory,
+    /// TCP through the tunnel.
+    Throughput,
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    rounds: usize,
+    login_round: Duration,
+    sessions: usize,
+    transfer: Duration,
+}
+
+impl Scale {
+    const FULL: Self = Self {
+        rounds: 3,
+        login_round: Duration::from_secs(4),
+        sessions: 200,
+        transfer: Duration::from_secs(5),
+    };
+    const QUICK: Self = Self {
+        rounds: 1,
+        login_round: Duration::from_secs(1),
+        sessions: 20,
+        transfer: Duration::from_secs(1),
+    };
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let started = Instant::now();
+    let scale = if options.quick {
+        Scale::QUICK
+    } else {
+        Scale::FULL
+    };
+    let sides = side::all(options.side).context("setting up the beds")?;
+    let mut report = Report::begin(scale);
+    let outcome = measure(&sides, options, scale, &mut report);
+    if outcome.is_err() {
+        sides
+            .iter()
+            .for_each(|side| eprintln!("{}", side.bed().logs()));
+    }
+    for side in sides {
+        side.close()?;
+    }
+    outcome?;
+    report.end();
+    report.write_json(&options.json)?;
+    println!("\n{}", report.markdown());
+    println!(
+        "{:.0} s; the numbers as JSON: {}",
+        started.elapsed().as_secs_f64(),
+        options.json.display()
+    );
+    Ok(())
+}
+
+fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report) -> Result<()> {
+    let wanted = |figure| options.only.is_empty() || options.only.contains(&figure);
+    if wanted(Figure::Logins) {
+        logins::measure(sides, scale, report).context("logins")?;
+    }
+    if wanted(Figure::Memory) {
+        memory::measure(sides, scale, report).context("memory")?;
+    }
+    if wanted(Figure::Throughput) {
+        throughput::measure(sides, scale, report).context("throughput")?;
+    }
+    Ok(())
+}
