@@ -37,11 +37,11 @@ const SLOTS: usize = 8;
 
 /// What the child does.
 pub fn run_dataplane() -> anyhow::Result<()> {
-    let nobody = Some((65534, 65534));
     let confinement = Confinement {
-        user: nobody,
+        user: Some((65534, 65534)),
         isolate: true,
         traceable: false,
+        more_memory: None,
     };
     dataplane::run(role::take_channel()?, confinement)
 }
