@@ -173,3 +173,29 @@ fn unknown_commands_and_a_missing_server_give_status_1() {
         Ok(())
     });
 }
+
+#[test]
+fn show_events_tells_of_logins_and_logouts() {
+    scenario(|bed| {
+        let server = Server::start(bed, &Config::new(bed))?;
+        let mut events = server.watch_events()?;
+        let mut client = Login::new().connect(bed)?;
+        events.wait_for(&format!("connected user '{USER}' ("))?;
+        events.wait_for(&format!("with IP {}", client.address4()?))?;
+        client.log_out()?;
+        events.wait_for(&format!("disconnect user '{USER}' ("))?;
+        events.wait_for("(reason: user disconnected")
+    });
+}
+
+#[test]
+fn the_interactive_mode_runs_commands_until_its_input_ends() {
+    scenario(|bed| {
+        let server = Server::start(bed, &Config::new(bed))?;
+        let said = server.occtl_typing("show status\nexit\n")?;
+        assert!(said.contains("Status: online"), "{said}");
+        let said = server.occtl_typing("show status\n")?;
+        assert!(said.contains("Status: online"), "{said}");
+        Ok(())
+    });
+}

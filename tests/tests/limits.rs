@@ -200,3 +200,19 @@ fn a_name_with_path_characters_reads_no_other_file() {
         Ok(())
     });
 }
+
+#[test]
+fn pipelined_requests_are_not_served() {
+    scenario(|bed| {
+        let _server = Server::start(bed, &Config::new(bed))?;
+        let one = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        let answer = tls::request(bed, &one.repeat(2))?;
+        assert!(
+            answer.text.matches("HTTP/1.1 200").count() <= 1,
+            "{}",
+            answer.text
+        );
+        Login::new().cookie(bed)?;
+        Ok(())
+    });
+}

@@ -1,7 +1,7 @@
 //! Addresses, routes, sizes, and whose packets pass.
 
 use anyhow::{Context, Result};
-use ocserv_tests::bed::{LAN4, LAN6, OTHER_PASSWORD, OTHER_USER, USER};
+use ocserv_tests::bed::{GATEWAY4, LAN4, LAN6, OTHER_PASSWORD, OTHER_USER, PORT, USER};
 use ocserv_tests::{
     Bed, Client, Config, Login, Server, scenario, scenario_with_clients, traffic, wait,
 };
@@ -299,5 +299,57 @@ fn a_link_of_1280_bytes_carries_ipv4() {
         traffic::ping(client.namespace(), LAN4)?;
         traffic::transfer(client.namespace(), bed.lan(), LAN4, 300_000)?;
         traffic::transfer(bed.lan(), client.namespace(), &client.address4()?, 300_000)
+    });
+}
+
+#[test]
+fn a_record_that_arrives_twice_passes_once() {
+    scenario(|bed| {
+        let _server = Server::start(bed, &Config::new(bed))?;
+        let client = Login::new().connect_dtls(bed)?;
+        traffic::ping(client.namespace(), LAN4)?;
+        client.namespace().nft(&format!(
+            "table ip oxc_twice {{
+                chain output {{ type filter hook output priority 0;
+                    udp dport {PORT} dup to {GATEWAY4} device \"eth0\"; }}
+            }}"
+        ))?;
+        let said = client
+            .namespace()
+            .must("ping", &["-n", "-c5", "-i0.2", "-W2", LAN4])?;
+        assert!(said.contains("5 received"), "{said}");
+        assert!(
+            !said.contains("DUP") && !said.contains("duplicates"),
+            "{said}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn datagrams_of_strangers_disturb_nobody() {
+    scenario_with_clients(2, |bed| {
+        let mut server = Server::start(bed, &Config::new(bed))?;
+        let client = Login::new().connect_dtls(bed)?;
+        let stranger = bed
+            .client(1)
+            .run(|| std::net::UdpSocket::bind("0.0.0.0:0"))??;
+        let hello = [&[22, 254, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60][..], &[1; 60]].concat();
+        let record = [&[23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 9, 0, 40][..], &[7; 40]].concat();
+        for datagram in [&[][..], &[0], &[23; 12], &hello, &record, &[0xff; 1400]] {
+            for _ in 0..50 {
+                stranger.send_to(datagram, (GATEWAY4, PORT))?;
+            }
+        }
+        traffic::ping_all_ways(bed, &client)?;
+        traffic::transfer_all_ways(bed, &client, 200_000)?;
+        assert_eq!(
+            client.count(ocserv_tests::client::CSTP_UP),
+            1,
+            "{}",
+            client.log()
+        );
+        assert!(server.is_running());
+        Ok(())
     });
 }
