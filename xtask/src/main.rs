@@ -1,5 +1,6 @@
 //! The project's commands. Builds without any system library, because it installs them.
 
+mod bench;
 mod demo;
 mod packages;
 mod step;
@@ -26,6 +27,12 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Compares with Debian's ocserv: logins, memory, throughput. Needs root.
+    Bench {
+        /// Options of `ocserv-bench`, e.g. `-- --quick`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Everything that CI checks. Needs root.
     Test,
     /// The house rules: file length, unsafe code, leftovers, names.
@@ -35,6 +42,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo { keep } => demo::run(keep),
+        Task::Bench { arguments } => bench::run(&arguments),
         Task::Test => test::run(),
         Task::Tidy => tidy::run(),
     };

@@ -11,6 +11,9 @@ pub const BED: &[&str] = &["openconnect", "iproute2", "iputils-ping", "openssl"]
 /// What the tests need besides.
 pub const TESTS: &[&str] = &["nftables"];
 
+/// What the comparison needs besides.
+pub const BENCH: &[&str] = &["iperf3"];
+
 /// Installs those of `wanted` that are missing, and says which.
 ///
 /// # Errors

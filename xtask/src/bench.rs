@@ -1,0 +1,47 @@
+//! `cargo xtask bench`: the comparison with Debian's ocserv, built for release.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{packages, require_root, root};
+
+/// Debian's ocserv. Not installed by us: its package would start a gateway.
+const REFERENCE: &str = "/usr/sbin/ocserv";
+
+/// Builds and measures; `arguments` go to `ocserv-bench`.
+///
+/// # Errors
+/// When something is missing or the measurement fails.
+pub fn run(arguments: &[String]) -> Result<()> {
+    require_root("bench")?;
+    packages::install_missing(&[packages::BUILD, packages::BED, packages::BENCH])?;
+    ensure!(
+        Path::new(REFERENCE).exists(),
+        "{REFERENCE} is missing; type: apt-get install ocserv && systemctl disable --now ocserv"
+    );
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let members = ["ocserv-daemon", "ocserv-tools", "ocserv-bench"];
+    let status = Command::new(cargo)
+        .args(["build", "--release"])
+        .args(members.iter().flat_map(|member| ["-p", member]))
+        .current_dir(root()?)
+        .status()
+        .context("cargo")?;
+    if !status.success() {
+        bail!("cargo build --release: {status}");
+    }
+    // This program is `<target>/debug/xtask`.
+    let own = std::env::current_exe()?;
+    let target = own.parent().and_then(Path::parent).context("no target")?;
+    let status = Command::new(target.join("release/ocserv-bench"))
+        .args(arguments)
+        .current_dir(root()?)
+        .status()
+        .context("ocserv-bench")?;
+    if !status.success() {
+        bail!("ocserv-bench: {status}");
+    }
+    Ok(())
+}
