@@ -163,10 +163,10 @@ impl Control {
                 return Ok(());
             }
         };
-        // No thread may seal with the old key and a number of the new channel.
-        if session.drop_channel(index) {
-            self.barrier().await?;
-        }
+        // No thread may seal with the key of a former channel and a number of the new one, be it of
+        // this session or of the one that had the slot before.
+        session.drop_channel(index);
+        self.barrier().await?;
         if new.fresh {
             record.start(new.keys.epoch, new.keys.next_send, new.keys.next_receive);
         } else if record.epoch() != new.keys.epoch {

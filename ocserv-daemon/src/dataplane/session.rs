@@ -163,9 +163,9 @@ impl Session {
         self.newest.store(index & 1, Ordering::Release);
     }
 
-    /// Forgets a channel; whether there was one.
-    pub fn drop_channel(&self, index: usize) -> bool {
-        self.channels[index & 1].swap(None).is_some()
+    /// Forgets a channel.
+    pub fn drop_channel(&self, index: usize) {
+        self.channels[index & 1].store(None);
     }
 
     /// Forgets both channels.
@@ -377,13 +377,20 @@ pub mod tests {
         session.install(0, crypto(1), flow("192.0.2.1:1"), at(1));
         session.install(1, crypto(1), flow("192.0.2.1:1"), at(2));
         used_by_client(&session, 1, at(3));
+        let channels = || {
+            let mut indices = Vec::new();
+            session.each_channel(|channel| {
+                indices.push(channel.index);
+                None::<()>
+            });
+            indices
+        };
         session.retire_previous(at(32));
-        assert!(session.drop_channel(0), "still there");
-        session.install(0, crypto(1), flow("192.0.2.1:1"), at(40));
-        used_by_client(&session, 0, at(41));
-        session.retire_previous(at(71));
-        assert!(!session.drop_channel(1), "gone");
-        assert!(session.drop_channel(0));
+        assert_eq!(channels(), [1, 0]);
+        session.retire_previous(at(33));
+        assert_eq!(channels(), [1]);
+        session.drop_channel(1);
+        assert_eq!(channels(), [0usize; 0]);
     }
 
     #[test]
