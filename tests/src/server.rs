@@ -167,6 +167,17 @@ impl Server {
         Ok(pids)
     }
 
+    /// Gates that hold a TCP connection of a client.
+    ///
+    /// # Errors
+    /// When `ss` or `ip` fails.
+    pub fn gates_of(&self, client: &str) -> Result<Vec<i32>> {
+        let sockets = self.gateway.must("ss", &["-tnpH", "dst", client])?;
+        let mut gates = self.pids(Role::Gate)?;
+        gates.retain(|pid| sockets.contains(&format!("pid={pid},")));
+        Ok(gates)
+    }
+
     /// Waits until a role has processes, and returns them.
     ///
     /// # Errors
