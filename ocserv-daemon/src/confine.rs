@@ -20,6 +20,9 @@ pub fn confine(confinement: &Confinement, role: Role) -> anyhow::Result<()> {
     if confinement.traceable {
         process::set_dumpable(true).context("cannot become traceable")?;
     }
+    if let Some(more) = confinement.more_memory {
+        process::limit_data(more).context("cannot limit the memory")?;
+    }
     if confinement.isolate {
         match sandbox::restrict(role).context("cannot restrict the process")? {
             FileRestriction::Full => {}

@@ -16,6 +16,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// The journal's native socket.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+
 /// Where the lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
@@ -23,8 +26,8 @@ pub enum Target {
     Stderr,
     /// `/dev/log`, with a facility number (RFC 5424 §6.2.1).
     Syslog(u8),
-    /// The journal's native socket.
-    Journald,
+    /// The journal's native socket, with a facility number.
+    Journald(u8),
 }
 
 /// How a process logs.
@@ -62,8 +65,8 @@ pub fn facility(name: &str) -> Option<u8> {
 
 /// Syslog as this system has it: the journal where it runs, `/dev/log` elsewhere.
 pub fn system_log(facility: u8) -> Target {
-    if std::path::Path::new("/run/systemd/journal/socket").exists() {
-        Target::Journald
+    if std::path::Path::new(JOURNAL).exists() {
+        Target::Journald(facility)
     } else {
         Target::Syslog(facility)
     }
@@ -84,41 +87,47 @@ pub fn install(who: &'static str, settings: &Settings) {
     };
     let mut layers: Vec<Box<dyn Layer<_> + Send + Sync>> = Vec::new();
     for target in &settings.targets {
-        layers.push(match target {
-            Target::Stderr => Lines { who, sink: Sink::Stderr }.with_filter(filter()).boxed(),
-            Target::Syslog(facility) => {
-                let sink = syslog_sink(*facility);
-                Lines { who, sink }.with_filter(filter()).boxed()
-            }
-            Target::Journald => match tracing_journald::layer() {
-                Ok(layer) => layer
-                    .with_syslog_identifier("ocserv".to_owned())
-                    .with_filter(filter())
-                    .boxed(),
-                Err(_) => Lines { who, sink: Sink::Stderr }.with_filter(filter()).boxed(),
-            },
-        });
+        let sink = match target {
+            Target::Stderr => Some(Sink::Stderr),
+            // Without a log daemon stderr must do, but each line once.
+            other => other.daemon().or_else(|| {
+                (!settings.targets.contains(&Target::Stderr)).then_some(Sink::Stderr)
+            }),
+        };
+        if let Some(sink) = sink {
+            layers.push(Lines { who, sink }.with_filter(filter()).boxed());
+        }
     }
     // A second call (tests that run several roles in one process) keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(layers).try_init();
 }
 
-fn syslog_sink(facility: u8) -> Sink {
-    let socket = UnixDatagram::unbound().and_then(|socket| {
-        socket.connect("/dev/log")?;
-        // A syslog daemon that hangs must not stop the server.
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    });
-    match socket {
-        Ok(socket) => Sink::Syslog { socket, facility },
-        Err(_) => Sink::Stderr,
+impl Target {
+    /// The socket of the log daemon. It stays connected: a confined process may not name one.
+    fn daemon(self) -> Option<Sink> {
+        let connect = |path: &str| {
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.connect(path).ok()?;
+            // A log daemon that hangs must not stop the server.
+            socket.set_nonblocking(true).ok()?;
+            Some(socket)
+        };
+        match self {
+            Self::Stderr => None,
+            Self::Syslog(facility) => {
+                Some(Sink::Syslog { socket: connect("/dev/log")?, facility })
+            }
+            Self::Journald(facility) => {
+                Some(Sink::Journald { socket: connect(JOURNAL)?, facility })
+            }
+        }
     }
 }
 
 enum Sink {
     Stderr,
     Syslog { socket: UnixDatagram, facility: u8 },
+    Journald { socket: UnixDatagram, facility: u8 },
 }
 
 struct Lines {
@@ -142,8 +151,23 @@ impl<S: Subscriber> Layer<S> for Lines {
                 let line = format!("<{priority}>ocserv[{}]: {line}", std::process::id());
                 let _ = socket.send(line.as_bytes());
             }
+            Sink::Journald { socket, facility } => {
+                let entry = journal_entry(&line, *event.metadata().level(), *facility);
+                let _ = socket.send(&entry);
+            }
         }
     }
+}
+
+/// An entry of the journal's native protocol. The line holds no control character, so the simple
+/// form of its fields serves.
+fn journal_entry(line: &str, level: Level, facility: u8) -> Vec<u8> {
+    format!(
+        "MESSAGE={line}\nPRIORITY={}\nSYSLOG_FACILITY={facility}\nSYSLOG_IDENTIFIER=ocserv\nSYSLOG_PID={}\n",
+        severity(level),
+        std::process::id()
+    )
+    .into_bytes()
 }
 
 fn severity(level: Level) -> u32 {
@@ -213,6 +237,13 @@ mod tests {
         assert_eq!(fields.line("main"), "main[alice]:192.0.2.7:5501 user logged in forged n=1");
         let bare = Fields { message: "hello".to_owned(), ..Fields::default() };
         assert_eq!(bare.line("sec-mod"), "sec-mod: hello");
+    }
+
+    #[test]
+    fn a_journal_entry_has_one_line_a_field() {
+        let entry = String::from_utf8(journal_entry("main: hello", Level::WARN, 3)).unwrap();
+        let fields: Vec<&str> = entry.lines().collect();
+        assert_eq!(fields[..3], ["MESSAGE=main: hello", "PRIORITY=4", "SYSLOG_FACILITY=3"]);
     }
 
     #[test]

@@ -40,6 +40,9 @@ fn run_role(arguments: &RoleArguments) -> ExitCode {
         Role::Dataplane => "dataplane",
     };
     logging::install(who, &arguments.logging);
+    if let Err(error) = ocserv_sys::process::set_name(arguments.role.name()) {
+        tracing::debug!("the process keeps its name: {error}");
+    }
     let result = role::take_channel().map_err(anyhow::Error::from).and_then(|channel| {
         match arguments.role {
             Role::Secmod => secmod::run(channel),

@@ -49,6 +49,8 @@ pub struct Confinement {
     pub isolate: bool,
     /// `-x`: leave ptrace and core dumps possible.
     pub traceable: bool,
+    /// `limit-worker-memory`: bytes of data that may be added to those of the start.
+    pub more_memory: Option<u64>,
 }
 
 /// What a started role reads from its environment.

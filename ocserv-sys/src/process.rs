@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, getppid};
@@ -50,6 +51,20 @@ pub fn set_name(name: &str) -> io::Result<()> {
 /// None in practice.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     Ok(prctl::set_dumpable(dumpable)?)
+}
+
+/// Bounds the data of this process (`RLIMIT_DATA`) to what it has now and `more` bytes.
+///
+/// # Errors
+/// When `/proc/self/status` cannot be read, or as setrlimit(2).
+pub fn limit_data(more: u64) -> io::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let now_kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix("kB")?.trim().parse().ok())
+        .unwrap_or(0_u64);
+    let limit = now_kib * 1024 + more;
+    Ok(setrlimit(Resource::RLIMIT_DATA, limit, limit)?)
 }
 
 /// Marks every descriptor from `first` on to be closed at the next exec.

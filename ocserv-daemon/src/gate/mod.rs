@@ -41,6 +41,7 @@ use self::questions::Questions;
 use self::settings::Settings;
 use self::tls::SignPool;
 use self::tunnel::Tunnel;
+use crate::confine::confine;
 use crate::ipc::ids::{ConnId, Slot};
 use crate::role::Confinement;
 
@@ -86,13 +87,7 @@ impl Gate {
 /// When a message of the start is missing or the sandbox cannot be built.
 pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> {
     let start = supervisor::receive_start(&supervisor).context("start of the gate")?;
-    if let Some((uid, gid)) = confinement.user {
-        sandbox::drop_privileges(uid, gid)?;
-    }
-    if confinement.isolate {
-        let files = sandbox::restrict(sandbox::Role::Gate)?;
-        tracing::debug!(?files, "sandbox");
-    }
+    confine(&confinement, sandbox::Role::Gate)?;
     serve(supervisor, start)
 }
 

@@ -120,7 +120,7 @@ impl Supervisor {
         self.accept_pause.store(pause.as_millis() as u64, Ordering::Relaxed);
     }
 
-    fn client_limit(&self) -> usize {
+    pub(super) fn client_limit(&self) -> usize {
         match self.config.max_clients {
             0 => DEFAULT_MAX_CLIENTS,
             limit => limit as usize,

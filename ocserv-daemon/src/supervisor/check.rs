@@ -37,7 +37,7 @@ async fn ask(config: &Config, logging: &logging::Settings) -> anyhow::Result<()>
     let (ours, theirs) = seqpacket::pair()?;
     let arguments = RoleArguments {
         role: Role::Secmod,
-        confinement: Confinement { user: None, isolate: false, traceable: false },
+        confinement: Confinement { user: None, isolate: false, traceable: false, more_memory: None },
         // The real one will say it all again.
         logging: logging::Settings { targets: Vec::new(), level: logging.level },
     };

@@ -125,6 +125,8 @@ pub struct Supervisor {
     pub(super) gates: Gates,
     pub(super) secmod: Option<Peer<ToSecmod>>,
     pub(super) secmod_starts: u32,
+    /// Deaths of secmod since it last took a configuration over.
+    pub(super) secmod_failures: u32,
     pub(super) dataplane: Option<Peer<ToDataplane>>,
     pub(super) dataplane_starts: u32,
     /// Questions to secmod by number: which connection waits.

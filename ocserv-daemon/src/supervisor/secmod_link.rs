@@ -1,8 +1,9 @@
 //! Secmod as the supervisor sees it: start, restart, what it tells.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use ocserv_proto::config::Config;
@@ -38,12 +39,31 @@ impl Supervisor {
         .context("cannot start the security module")?;
         self.secmod = Some(peer);
         self.configure_secmod(&self.config())?;
+        self.close_records_without_tunnel();
         let sessions = self.records.values().cloned().collect::<Vec<_>>();
         // In pieces: a message between the processes has a limit.
         for piece in sessions.chunks(100) {
             self.tell_secmod(ToSecmod::Restore { sessions: piece.to_vec() });
         }
         Ok(())
+    }
+
+    /// What was said to a secmod that died may be lost: the tunnels of now count.
+    fn close_records_without_tunnel(&mut self) {
+        let open: HashSet<SessionName> = self
+            .connections
+            .values()
+            .filter_map(|c| Some(c.tunnel.as_ref()?.name.clone()))
+            .collect();
+        for record in self.records.values_mut().filter(|record| record.in_use) {
+            if !open.contains(&record.name) {
+                let vhost = self.config.vhosts.get(record.vhost as usize);
+                let life = vhost.map_or(Duration::ZERO, |vhost| vhost.cookie_timeout);
+                record.in_use = false;
+                record.conn = None;
+                record.expires = Some(SystemTime::now() + life);
+            }
+        }
     }
 
     /// Sends a configuration; secmod answers `Configured` or `ConfigureFailed`.
@@ -113,7 +133,7 @@ impl Supervisor {
 
     async fn on_configured(&mut self, learned: Learned) -> anyhow::Result<()> {
         self.learned = learned;
-        self.secmod_starts = 1;
+        self.secmod_failures = 0;
         if let Some((config, files)) = self.pending.take() {
             self.config = config;
             self.files = files;
@@ -153,8 +173,9 @@ impl Supervisor {
             tracing::error!("the security module (pid {}) is gone; it is replaced", secmod.pid());
             tokio::spawn(secmod.finish());
         }
+        self.secmod_failures += 1;
         anyhow::ensure!(
-            self.dataplane.is_some() && start <= MAX_FAILED_STARTS,
+            self.dataplane.is_some() && self.secmod_failures < MAX_FAILED_STARTS,
             "the security module does not stay alive"
         );
         let waiting: Vec<ConnId> = self.questions.drain().map(|(_, conn)| conn).collect();

@@ -85,6 +85,11 @@ fn scan_iroutes(vhost: &VhostConfig) -> Vec<(String, Vec<Route>)> {
     entries.filter_map(one).collect()
 }
 
+/// Bytes of data beyond the start that the reference allows a worker (behaviour.md 1.4).
+const WORKER_MEMORY: u64 = 64 << 20;
+/// The same for each connection of a shared gate: TLS buffers, a request, packets that wait.
+const CONNECTION_MEMORY: u64 = 512 << 10;
+
 impl Supervisor {
     /// The gates' view of the configuration in force.
     pub fn gate_setup(&self) -> GateSetup {
@@ -106,7 +111,7 @@ impl Supervisor {
             try_mtu_discovery: self.config.try_mtu_discovery,
             dtls_psk: self.config.dtls_psk,
             log_level: self.logging.level,
-            max_connections: self.config.max_clients,
+            max_connections: u32::try_from(self.client_limit()).unwrap_or(u32::MAX),
         }
     }
 
@@ -119,9 +124,21 @@ impl Supervisor {
                 user: self.run_as.filter(|_| confined),
                 isolate: self.config.isolate_workers && confined,
                 traceable: self.traceable,
+                more_memory: (self.config.limit_worker_memory && role == Role::Gate)
+                    .then(|| self.gate_memory()),
             },
             logging: self.logging.clone(),
         }
+    }
+
+    /// `limit-worker-memory`: what the reference gives a worker, and for a gate that serves many
+    /// connections a share for each.
+    fn gate_memory(&self) -> u64 {
+        let connections = match self.config.sessions_per_gate {
+            0 => self.client_limit() as u64,
+            own => u64::from(own),
+        };
+        WORKER_MEMORY + connections * CONNECTION_MEMORY
     }
 
     /// Shares the configuration with tasks.

@@ -215,6 +215,7 @@ fn build(
         gates: Default::default(),
         secmod: None,
         secmod_starts: 0,
+        secmod_failures: 0,
         dataplane: None,
         dataplane_starts: 0,
         questions: HashMap::new(),

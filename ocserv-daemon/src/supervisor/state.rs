@@ -44,6 +44,19 @@ pub struct Connection {
     pub ending: Option<(EndReason, Instant)>,
 }
 
+impl Connection {
+    /// The tunnel that is open, or else the one that is being set up.
+    pub fn any_tunnel(&self) -> Option<&Tunnel> {
+        let opening = self.opening.as_ref().and_then(|opening| opening.tunnel.as_deref());
+        self.tunnel.as_ref().or(opening)
+    }
+
+    /// Whether its tunnel is of that session.
+    pub fn uses(&self, name: &SessionName) -> bool {
+        self.any_tunnel().is_some_and(|tunnel| &tunnel.name == name)
+    }
+}
+
 /// A tunnel between CONNECT and its grant.
 #[derive(Debug)]
 pub struct Opening {

@@ -7,7 +7,7 @@ use ocserv_proto::config::UserConfig;
 
 use super::opening::SetUpFailed;
 use super::scripts::{self, Hook, ScriptContext};
-use super::state::{Connection, Opening, Tunnel};
+use super::state::{Opening, Tunnel};
 use super::{Event, Supervisor, opening};
 use crate::ipc::dataplane::ToDataplane;
 use crate::ipc::gate::{
@@ -111,8 +111,11 @@ impl Supervisor {
         let session = match result {
             Ok(session) if still_waiting => session,
             Ok(session) => {
+                // The client left meanwhile; unless it is back already, its session is closed.
                 let name = session.record.name.clone();
-                self.tell_secmod(ToSecmod::CloseSession { name, keep_cookie: true });
+                if !self.connections.values().any(|c| c.uses(&name)) {
+                    self.tell_secmod(ToSecmod::CloseSession { name, keep_cookie: true });
+                }
                 return;
             }
             Err(why) => {
@@ -239,14 +242,10 @@ impl Supervisor {
 
     /// The same cookie in another tunnel: that one ends, its addresses move here.
     async fn replace_old_tunnel(&mut self, conn: ConnId, name: &SessionName) {
-        let uses = |c: &Connection| {
-            let opening = c.opening.as_ref().and_then(|o| o.tunnel.as_deref());
-            c.tunnel.as_ref().or(opening).is_some_and(|t| &t.name == name)
-        };
         let old: Vec<ConnId> = self
             .connections
             .iter()
-            .filter(|(id, c)| **id != conn && uses(c))
+            .filter(|(id, c)| **id != conn && c.uses(name))
             .map(|(id, _)| *id)
             .collect();
         for id in old {
@@ -261,10 +260,7 @@ impl Supervisor {
     fn too_many_of(&self, username: &str, vhost: u32, settings: &UserConfig) -> bool {
         let limit = settings.max_same_clients as usize;
         let same = |tunnel: &Tunnel| tunnel.username == username && tunnel.vhost == vhost;
-        let open = self.connections.values().filter(|c| {
-            let opening = c.opening.as_ref().and_then(|o| o.tunnel.as_deref());
-            c.tunnel.as_ref().or(opening).is_some_and(same)
-        });
+        let open = self.connections.values().filter(|c| c.any_tunnel().is_some_and(same));
         limit != 0 && open.count() >= limit
     }
 

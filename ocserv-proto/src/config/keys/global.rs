@@ -28,7 +28,7 @@ pub(super) static KEYS: &[Key] = &[
     key(
         "listen-netns",
         GF,
-        Later("listening in a network namespace"),
+        Works,
         |c, v| put(&mut c.listen_netns, v.text()),
     ),
     key("tcp-port", GF, Works, |c, v| put(&mut c.tcp_port, v.port())),
@@ -91,7 +91,7 @@ pub(super) static KEYS: &[Key] = &[
         put(&mut c.log_level, v.number(0, 9).map(|n| n as u8))
     }),
     key("syslog-facility", GF, Works, syslog_facility),
-    key("use-utmp", G, Later("utmp login records"), |c, v| {
+    key("use-utmp", G, Works, |c, v| {
         put(&mut c.use_utmp, v.boolean())
     }),
     key("server-stats-reset-time", GF, Works, |c, v| {
