@@ -1,0 +1,48 @@
+//! Feeds every corpus to its target.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ocserv_fuzz::TARGETS;
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn names_in(path: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let stem = |path: PathBuf| {
+        path.file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+    };
+    entries
+        .filter_map(|entry| stem(entry.unwrap().path()))
+        .collect()
+}
+
+#[test]
+fn every_corpus_passes() {
+    for (name, target) in TARGETS {
+        let corpus = directory("corpus").join(name);
+        let mut files: Vec<PathBuf> = fs::read_dir(&corpus)
+            .unwrap_or_else(|error| panic!("{}: {error}", corpus.display()))
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        assert!(!files.is_empty(), "{} is empty", corpus.display());
+        for file in files {
+            // Shown when the target panics.
+            println!("{}", file.display());
+            target(&fs::read(&file).unwrap());
+        }
+    }
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn every_target_has_binary_and_corpus() {
+    let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(names_in(&directory("fuzz_targets")), targets);
+    assert_eq!(names_in(&directory("corpus")), targets);
+}
