@@ -164,8 +164,7 @@ fn edit(file: &[u8], username: &str, mut change: impl FnMut(&[u8], &mut Vec<u8>)
     let mut out = Vec::with_capacity(file.len());
     for line in file.split_inclusive(|byte| *byte == b'\n') {
         let content = line.strip_suffix(b"\n").unwrap_or(line);
-        if content.len() >= MIN_LINE_LEN
-            && split_at_hash(content).is_some()
+        if split_at_hash(content).is_some()
             && content.split(|byte| *byte == b':').next() == Some(username.as_bytes())
         {
             change(line, &mut out);
@@ -305,6 +304,14 @@ mod tests {
         assert_eq!(lock(&locked, "bob"), locked);
         assert_eq!(unlock(&locked, "bob"), FILE);
         assert_eq!(unlock(FILE, "bob"), FILE);
+    }
+
+    #[test]
+    fn a_line_too_short_for_an_entry_belongs_to_its_user_too() {
+        let once = set(b"", "a", Some(""), "").unwrap();
+        assert_eq!(set(&once, "a", Some(""), "").unwrap(), once);
+        assert_eq!(lock(&unlock(b"a:b:!\n", "a"), "a"), b"a:b:!\n");
+        assert_eq!(delete(b"a:b:\n", "a"), b"");
     }
 
     #[test]
