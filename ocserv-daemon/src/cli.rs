@@ -46,6 +46,9 @@ pub struct Options {
     /// Show the version
     #[arg(short = 'v', long)]
     pub version: bool,
+    /// Words that are no options: an error, in the reference's text.
+    #[arg(hide = true)]
+    pub extra: Vec<String>,
 }
 
 /// Levels above 9 mean 9 (manuals name values up to 9999).
@@ -87,6 +90,6 @@ mod tests {
         ]);
         assert!(options.foreground && options.log_stderr && options.syslog && options.no_chdir);
         assert_eq!(options.debug, Some(9));
-        assert!(Options::try_parse_from(["ocserv", "extra"]).is_err());
+        assert_eq!(Options::parse_from(["ocserv", "extra"]).extra, ["extra"]);
     }
 }

@@ -27,6 +27,10 @@ fn run_supervisor() -> ExitCode {
         eprintln!("{}", cli::version_text());
         return ExitCode::SUCCESS;
     }
+    if !options.extra.is_empty() {
+        eprintln!("no additional command line options are allowed");
+        return ExitCode::FAILURE;
+    }
     match supervisor::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),

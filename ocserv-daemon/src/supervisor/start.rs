@@ -94,7 +94,11 @@ fn config_path(options: &Options) -> anyhow::Result<PathBuf> {
 /// In the reference's words, with file and line.
 pub fn read_config(path: &Path, mut say: impl FnMut(&str)) -> anyhow::Result<Config> {
     let text = std::fs::read(path).map_err(|error| {
-        anyhow::anyhow!("error: cannot access config file: {} ({error})", path.display())
+        anyhow::anyhow!(
+            "error: cannot access config file: {}\n  {error}\nUsage: ocserv -c [config]\n\
+             Use ocserv --help for more information.",
+            path.display()
+        )
     })?;
     let parsed = config::parse(&path.to_string_lossy(), &text)?;
     for message in &parsed.messages {
