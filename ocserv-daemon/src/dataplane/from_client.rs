@@ -76,10 +76,13 @@ impl Worker {
 
     /// Hands a datagram to the gate of the session that its ClientHello names, or that its flow
     /// belongs to.
-    fn pass_handshake(&mut self, now: Now, flow: Flow, bytes: &[u8]) {
+    pub(super) fn pass_handshake(&mut self, now: Now, flow: Flow, bytes: &[u8]) {
         let session = match find_app_id(bytes) {
             Ok(app_id) => {
                 let session = self.table.by_app_id(&app_id);
+                if session.is_none() {
+                    self.early.insert(app_id, flow, bytes, now);
+                }
                 session.filter(|session| self.pending.insert(flow, session.slot(), now))
             }
             Err(HelloError::NotClientHello | HelloError::NotHandshake) => {

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
 use super::output::{Output, Tag};
-use super::pending::PendingHandshakes;
+use super::pending::{EarlyHellos, PendingHandshakes};
 use super::session::{Channel, Session};
 use super::table::SessionTable;
 use super::to_client::CstpItem;
@@ -53,6 +53,7 @@ pub struct Worker {
     pub(super) threads: usize,
     pub(super) table: SessionTable,
     pub(super) pending: PendingHandshakes,
+    pub(super) early: EarlyHellos,
     pub(super) out: Output,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) strays: Strays,
@@ -118,6 +119,7 @@ impl Worker {
             threads,
             table: SessionTable::default(),
             pending: PendingHandshakes::default(),
+            early: EarlyHellos::default(),
             out: Output::new(tun, ports),
             reports,
             strays: Strays::default(),
@@ -178,10 +180,7 @@ impl Worker {
             match update {
                 Update::GateAdded(gate, link) => self.add_gate(gate, link, poller)?,
                 Update::GateRemoved(gate) => self.remove_gate(gate, poller),
-                Update::SessionAdded(session) => {
-                    self.pending.forget(session.slot());
-                    self.table.add(session);
-                }
+                Update::SessionAdded(session) => self.add_session(session),
                 Update::SessionRemoved(slot) => {
                     self.pending.forget(slot);
                     self.table.remove(slot);
@@ -192,6 +191,16 @@ impl Worker {
             }
         }
         Ok(true)
+    }
+
+    fn add_session(&mut self, session: Arc<Session>) {
+        let app_id = session.params.app_id;
+        self.pending.forget(session.slot());
+        self.table.add(session);
+        let now = clock();
+        if let Some((flow, hello)) = app_id.and_then(|app_id| self.early.take(&app_id, now)) {
+            self.pass_handshake(now, flow, &hello);
+        }
     }
 
     fn add_gate(&mut self, gate: GateId, link: Arc<OwnedFd>, poller: &Poller) -> io::Result<()> {

@@ -206,14 +206,15 @@ fn counters_survive_a_kill() {
 fn handshakes_go_through_the_gate() {
     let bed = Bed::start();
     let gate = bed.add_gate(GateId(1));
-    bed.add_session(0, GateId(1));
-    // The answer about this one's keys tells that all of the above is known.
-    bed.open_session(7);
     let client = client_socket();
+    let hello = client_hello(&APP_ID);
+    // It overtakes the news of its session.
+    client.send_to(&hello, bed.server).unwrap();
+    bed.add_session(0, GateId(1));
+    assert!(gate.receive().ends_with(&hello));
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
     let peer = client.local_addr().unwrap();
     let unknown = client_hello(&[9; 32]);
-    let hello = client_hello(&APP_ID);
     client.send_to(&unknown, bed.server).unwrap();
     client.send_to(&hello, bed.server).unwrap();
     let heard = gate.receive();
