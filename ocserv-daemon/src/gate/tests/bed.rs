@@ -213,6 +213,13 @@ impl Bed {
         seqpacket::send(self.link.as_fd(), &[IoSlice::new(&message)], &[]).unwrap();
     }
 
+    /// The dataplane dies and another takes its place.
+    pub fn replace_link(&mut self) {
+        let (link, gate_link) = seqpacket::pair().unwrap();
+        self.link = link;
+        self.tell(&ToGate::Dataplane, &[gate_link.as_raw_fd()]);
+    }
+
     /// Stops the gate and gives its result.
     pub fn stop(mut self) {
         self.tell(&ToGate::Stop, &[]);

@@ -1,6 +1,6 @@
 //! A client on OpenSSL.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 use openssl::ssl::{
@@ -11,7 +11,52 @@ use super::bed::PASSWORD;
 
 /// An established TLS session.
 pub struct Client {
-    pub tls: SslStream<TcpStream>,
+    pub tls: SslStream<Wire>,
+}
+
+/// The socket. The client's second flight stays back until the client waits for an answer: then
+/// Finished and the first request go out in one piece, as stock clients send them.
+pub struct Wire {
+    tcp: TcpStream,
+    written: Written,
+}
+
+enum Written {
+    Nothing,
+    Hello { held: Vec<u8> },
+    All,
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Written::Hello { held } = &mut self.written
+            && !held.is_empty()
+        {
+            self.tcp.write_all(held)?;
+            self.written = Written::All;
+        }
+        self.tcp.read(buffer)
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.written {
+            Written::Nothing => {
+                self.written = Written::Hello { held: Vec::new() };
+                self.tcp.write(bytes)
+            }
+            Written::Hello { held } => {
+                held.extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            Written::All => self.tcp.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn context(version: SslVersion) -> SslContext {
@@ -25,7 +70,14 @@ fn context(version: SslVersion) -> SslContext {
 impl Client {
     pub fn new(tcp: TcpStream, version: SslVersion) -> Self {
         let ssl = Ssl::new(&context(version)).unwrap();
-        let mut tls = SslStream::new(ssl, tcp).unwrap();
+        let mut tls = SslStream::new(
+            ssl,
+            Wire {
+                tcp,
+                written: Written::Nothing,
+            },
+        )
+        .unwrap();
         tls.connect().unwrap();
         Self { tls }
     }
@@ -113,6 +165,11 @@ impl Client {
             .export_keying_material(&mut key, "EXPORTER-openconnect-psk", None)
             .unwrap();
         key
+    }
+
+    /// Waits for bytes that no request of ours brought.
+    pub fn has_unasked_bytes(&self) -> bool {
+        matches!(self.tls.get_ref().tcp.peek(&mut [0; 64]), Ok(count) if count > 0)
     }
 
     /// True when the peer closes in order.

@@ -145,3 +145,52 @@ fn a_frame_that_is_not_cstp_ends_the_tunnel() {
     assert_eq!(closed(&bed), (conn, EndReason::Error));
     bed.stop();
 }
+
+#[test]
+fn a_new_dataplane_takes_over_running_tunnels() {
+    let mut bed = Bed::new(&["ecdsa"], "");
+    let (_, mut client, _) = tunnel(&mut bed, SslVersion::TLS1_3);
+    assert!(matches!(bed.heard(), FromGate::TunnelUp { .. }));
+    bed.replace_link();
+    client.send(0, b"to the new one");
+    assert_eq!(bed.packet(), b"to the new one");
+    bed.send_frame(&Frame::Packet {
+        slot: SLOT,
+        packet: b"from the new one",
+    });
+    assert_eq!(client.frame(), (0, b"from the new one".to_vec()));
+    bed.stop();
+}
+
+#[test]
+fn tls_1_3_renews_its_keys_in_place() {
+    let mut bed = Bed::new(&["ecdsa"], "rekey-time = 1\nrekey-method = ssl\n");
+    let (_, mut client, answer) = tunnel(&mut bed, SslVersion::TLS1_3);
+    assert!(
+        answer.contains("\r\nX-CSTP-Rekey-Time: 31536000\r\n"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("\r\nX-CSTP-Rekey-Method: ssl\r\n"),
+        "{answer}"
+    );
+    assert!(matches!(bed.heard(), FromGate::TunnelUp { .. }));
+    assert!(client.has_unasked_bytes(), "a KeyUpdate comes by itself");
+    client.send(3, b"alive?");
+    assert_eq!(client.frame(), (4, b"alive?".to_vec()));
+    client.send(0, b"under new keys");
+    assert_eq!(bed.packet(), b"under new keys");
+    bed.stop();
+}
+
+#[test]
+fn tls_1_2_announces_a_new_tunnel() {
+    let mut bed = Bed::new(&["ecdsa"], "rekey-time = 1\nrekey-method = ssl\n");
+    let (_, client, answer) = tunnel(&mut bed, SslVersion::TLS1_2);
+    assert!(
+        answer.contains("\r\nX-CSTP-Rekey-Method: new-tunnel\r\n"),
+        "{answer}"
+    );
+    drop(client);
+    bed.stop();
+}
