@@ -10,6 +10,7 @@ pub mod bed;
 pub mod client;
 pub mod config;
 pub mod guard;
+pub mod injection;
 pub mod namespace;
 pub mod pki;
 pub mod process;
