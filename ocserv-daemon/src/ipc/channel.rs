@@ -4,6 +4,7 @@
 //! memfd. A receiver never trusts the sender: what does not decode is an error of kind
 //! `InvalidData`, and the caller drops that peer.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Longest message in bytes. Larger values go into a memfd.
 pub const MAX_MESSAGE: usize = 96 * 1024;
@@ -73,14 +74,7 @@ impl Channel {
     /// # Errors
     /// `InvalidData` when the message does not decode, else as recvmsg(2).
     pub async fn recv<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut buffer = Zeroizing::new(vec![0; MAX_MESSAGE]);
-        let received = self
-            .socket
-            .async_io(Interest::READABLE, || {
-                seqpacket::recv(self.socket.as_fd(), &mut buffer)
-            })
-            .await?;
-        decode(&buffer[..received.len], received.fds)
+        self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd())).await
     }
 }
 
@@ -118,9 +112,7 @@ impl SyncChannel {
         if poll(&mut waiting, PollTimeout::from(millis))? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let mut buffer = Zeroizing::new(vec![0; MAX_MESSAGE]);
-        let received = seqpacket::recv(self.socket.as_fd(), &mut buffer)?;
-        decode(&buffer[..received.len], received.fds)
+        receive(self.socket.as_fd())
     }
 
     /// Sends `request` and waits for its reply.
@@ -164,12 +156,14 @@ pub fn memfd_with<T: Serialize>(value: &T) -> io::Result<OwnedFd> {
 /// # Errors
 /// `InvalidData` when it is too large or does not decode.
 pub fn read_memfd<T: DeserializeOwned>(fd: OwnedFd) -> io::Result<T> {
-    let length = std::fs::File::from(fd.try_clone()?).metadata()?.len();
+    let mut file = std::fs::File::from(fd);
+    // A confined process may not ask for a file's status.
+    let length = file.seek(SeekFrom::End(0))?;
     if length > MAX_MEMFD {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "memfd too large"));
     }
     let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).map_err(io::Error::other)?]);
-    std::os::unix::fs::FileExt::read_exact_at(&std::fs::File::from(fd), &mut bytes, 0)?;
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
     from_bytes(&bytes)
 }
 
@@ -179,6 +173,30 @@ fn encode<T: Serialize>(message: &T) -> io::Result<Zeroizing<Vec<u8>>> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too long"));
     }
     Ok(bytes)
+}
+
+thread_local! {
+    /// Where messages arrive: one place for a thread, so that a channel that waits holds none.
+    static ARRIVAL: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_MESSAGE].into_boxed_slice());
+}
+
+/// Receives and decodes one message, and overwrites what it left behind.
+fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    ARRIVAL.with_borrow_mut(|buffer| match seqpacket::recv(socket, buffer) {
+        Ok(received) => {
+            let bytes = buffer.get_mut(..received.len).unwrap_or_default();
+            let message = decode(bytes, received.fds);
+            bytes.zeroize();
+            message
+        }
+        Err(error) => {
+            // Too long a message has filled it.
+            if error.kind() == io::ErrorKind::InvalidData {
+                buffer.zeroize();
+            }
+            Err(error)
+        }
+    })
 }
 
 fn decode<T: DeserializeOwned>(
@@ -238,6 +256,23 @@ mod tests {
             SyncChannel::new(a).send(&(1_u8, 2_u8)).unwrap();
             let error = b.recv::<u8>().await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "a byte too many");
+        });
+    }
+
+    #[test]
+    fn nothing_of_a_message_stays_in_memory() {
+        runtime().block_on(async {
+            let (a, b) = seqpacket::pair().unwrap();
+            let b = Channel::new(b).unwrap();
+            let left = || ARRIVAL.with_borrow(|buffer| buffer.iter().any(|byte| *byte != 0));
+            SyncChannel::new(a.try_clone().unwrap()).send(&"cookie".to_owned()).unwrap();
+            assert_eq!(b.recv::<String>().await.unwrap().unwrap().0, "cookie");
+            assert!(!left());
+            let long = vec![7; MAX_MESSAGE + 1];
+            seqpacket::send(a.as_fd(), &[IoSlice::new(&long)], &[]).unwrap();
+            let error = b.recv::<String>().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(!left());
         });
     }
 
