@@ -144,8 +144,9 @@ fn check_control(opened: Opened<'_>) {
         (0, DtlsInput::Packet(packet)) => assert!(!packet.is_empty() && *packet == payload[..]),
         (0, DtlsInput::Ignore) => assert!(payload.is_empty()),
         (3, DtlsInput::Respond(answer)) => assert_eq!(*answer, payload[..]),
+        (4, DtlsInput::Answered) => {}
         (8, DtlsInput::Drop(DropReason::Malformed)) => {}
-        (0 | 3 | 8, other) => panic!("type {kind}: {other:?}"),
+        (0 | 3 | 4 | 8, other) => panic!("type {kind}: {other:?}"),
         (_, input) => assert_eq!(input, DtlsInput::Ignore),
     }
     let mut now = start;

@@ -1,5 +1,7 @@
 //! MTU of link and tunnel (protocol.md 9).
 
+pub mod discovery;
+
 use crate::dtls::Cipher;
 
 /// Smallest MTU that IPv6 allows; the floor of a session with an IPv6 lease.
@@ -14,7 +16,7 @@ const TYPE_BYTE: u16 = 1;
 const ASSUMED_CRYPTO: u16 = 65;
 
 /// Bytes of IP and UDP header.
-fn outer_headers(outer_ipv6: bool) -> u16 {
+pub fn outer_headers(outer_ipv6: bool) -> u16 {
     if outer_ipv6 { 48 } else { 28 }
 }
 

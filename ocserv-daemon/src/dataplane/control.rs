@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use ocserv_proto::config::NetPriority;
 use ocserv_proto::dtls::{ChannelKeys, DtlsChannel};
 use ocserv_sys::shared_map::SharedSessions;
 use tokio::sync::mpsc;
@@ -21,12 +22,22 @@ use crate::ipc::ids::Slot;
 /// A thread that does not come by for so long is stuck.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What holds for all sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    /// `try-mtu-discovery`.
+    pub mtu_discovery: bool,
+    /// The kernel takes a priority with each datagram.
+    pub priority_messages: bool,
+}
+
 /// State of the control task.
 pub struct Control {
     supervisor: Channel,
     threads: Vec<Mailbox>,
     reports: mpsc::Receiver<Report>,
     shared: Arc<SharedSessions>,
+    features: Features,
     sessions: HashMap<Slot, Arc<Session>>,
 }
 
@@ -46,12 +57,14 @@ impl Control {
         threads: Vec<Mailbox>,
         reports: mpsc::Receiver<Report>,
         shared: Arc<SharedSessions>,
+        features: Features,
     ) -> Self {
         Self {
             supervisor,
             threads,
             reports,
             shared,
+            features,
             sessions: HashMap::new(),
         }
     }
@@ -75,6 +88,7 @@ impl Control {
                 }
                 report = self.reports.recv() => match report {
                     Some(Report::Moved(slot, flow)) => self.moved(slot, flow).await?,
+                    Some(Report::Mtu(slot, mtu)) => self.mtu_found(slot, mtu).await?,
                     Some(Report::Failed(thread, error)) => bail!("packet thread {thread}: {error}"),
                     None => bail!("all packet threads ended"),
                 },
@@ -115,7 +129,7 @@ impl Control {
             }
             ToDataplane::MtuChanged { slot, mtu } => {
                 if let Some(session) = self.sessions.get(&slot) {
-                    session.set_mtu(mtu);
+                    session.mtu.negotiated(mtu);
                 }
             }
             ToDataplane::SessionRemoved { slot } => {
@@ -130,9 +144,16 @@ impl Control {
         Ok(())
     }
 
-    fn add_session(&mut self, params: SessionParams) {
+    fn add_session(&mut self, mut params: SessionParams) {
         let slot = params.slot;
-        let Some(session) = Session::new(params, Arc::clone(&self.shared)) else {
+        if !self.features.priority_messages {
+            // The socket is shared, so its own priority cannot do for one session.
+            params.net_priority = params
+                .net_priority
+                .filter(|wanted| matches!(wanted, NetPriority::Tos(_)));
+        }
+        let shared = Arc::clone(&self.shared);
+        let Some(session) = Session::new(params, shared, self.features.mtu_discovery) else {
             tracing::error!(
                 slot = slot.0,
                 "session with an impossible slot or prefix refused"
@@ -205,9 +226,20 @@ impl Control {
         Ok(self.supervisor.send(&message, &[]).await?)
     }
 
+    async fn mtu_found(&self, slot: u32, mtu: u16) -> anyhow::Result<()> {
+        tracing::debug!(slot, mtu, "the path's MTU");
+        let slot = Slot(slot);
+        let message = FromDataplane::MtuChanged { slot, mtu };
+        Ok(self.supervisor.send(&message, &[]).await?)
+    }
+
     fn tell_all(&self, update: impl Fn() -> Update) {
+        // All have it before one acts on it.
         for thread in &self.threads {
-            thread.send(update());
+            thread.post(update());
+        }
+        for thread in &self.threads {
+            thread.wake();
         }
     }
 }

@@ -245,8 +245,7 @@ impl Inbound<'_> {
         let window = shared.channels[channel.index & 1].window();
         let opened = channel.crypto.open(record, window)?;
         if moves {
-            channel.move_to(self.flow);
-            session.moved(self.now);
+            session.move_channel(channel, self.flow, self.now);
         }
         channel.confirm(self.now);
         shared.last_udp_rx_secs.set(self.now.as_secs());
@@ -264,12 +263,14 @@ impl Inbound<'_> {
                 }
             }
             DtlsInput::Respond(payload) => {
+                session.mtu.heard(payload.len());
                 let tag = Tag::Response(session.slot());
                 let kind = PacketType::DpdResponse;
                 if self.out.seal(session, channel, kind, payload, tag).is_err() {
                     session.shared().count_drop(DropReason::QueueFull);
                 }
             }
+            DtlsInput::Answered => session.mtu.answered(),
             DtlsInput::Closed => {
                 tracing::debug!(slot = session.slot(), "the client closed its DTLS channel");
                 session.drop_channel(channel.index);

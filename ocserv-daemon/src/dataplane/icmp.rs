@@ -10,6 +10,8 @@ const IPV6_HEADER: usize = 40;
 const ICMP_HEADER: usize = 8;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
+/// Each link takes so much.
+const IPV6_MINIMUM: usize = ocserv_proto::mtu::IPV6_MINIMUM as usize;
 /// RFC 1812 4.3.2.3: a message of at most 576 bytes.
 const MAX_IPV4: usize = 576;
 /// RFC 4443 3.2: as much of the packet as the minimum MTU takes.
@@ -20,8 +22,8 @@ pub const MAX_LEN: usize = MAX_IPV6;
 /// What to do with a packet that is larger than the session's MTU.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TooBig {
-    /// IPv4 that routers may fragment: CSTP takes it whole.
-    MayFragment,
+    /// CSTP takes it whole: IPv4 that routers may fragment, IPv6 that each link must take.
+    ByCstp,
     /// Drop it, and send so many bytes of the buffer to its sender.
     Report(usize),
     /// Drop it: it is an error message itself, or nobody could be told.
@@ -31,9 +33,11 @@ pub enum TooBig {
 /// Decides, and writes the message into `out`. `packet` has a valid IP header.
 pub fn too_big(packet: &[u8], mtu: usize, out: &mut [u8; MAX_LEN]) -> TooBig {
     let len = match packet.first().map(|byte| byte >> 4) {
-        Some(4) if !dont_fragment(packet) => return TooBig::MayFragment,
+        Some(4) if !dont_fragment(packet) => return TooBig::ByCstp,
         Some(4) => report_v4(packet, mtu, out),
-        Some(6) => report_v6(packet, mtu, out),
+        // RFC 8200 5: no sender makes its packets smaller.
+        Some(6) if packet.len() <= IPV6_MINIMUM => return TooBig::ByCstp,
+        Some(6) => report_v6(packet, mtu.max(IPV6_MINIMUM), out),
         _ => None,
     };
     len.map_or(TooBig::Silent, TooBig::Report)
@@ -174,9 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_is_never_asked_for_less_than_1280() {
+        let mut out = [0; MAX_LEN];
+        let packet = ipv6(6, 0);
+        assert_eq!(too_big(&packet[..1280], 1200, &mut out), TooBig::ByCstp);
+        assert_eq!(
+            too_big(&packet[..1281], 1200, &mut out),
+            TooBig::Report(1280)
+        );
+        assert_eq!(out[44..48], 1280u32.to_be_bytes());
+    }
+
+    #[test]
     fn errors_fragments_and_nameless_senders_are_not_answered() {
         let mut out = [0; MAX_LEN];
-        assert_eq!(too_big(&ipv4(0, 6, 0), 1400, &mut out), TooBig::MayFragment);
+        assert_eq!(too_big(&ipv4(0, 6, 0), 1400, &mut out), TooBig::ByCstp);
         assert_eq!(too_big(&ipv4(0x40, 1, 3), 1400, &mut out), TooBig::Silent);
         assert!(matches!(
             too_big(&ipv4(0x40, 1, 8), 1400, &mut out),

@@ -37,6 +37,8 @@ pub enum Update {
 pub enum Report {
     /// A channel moved to another address.
     Moved(u32, Flow),
+    /// The path of a session takes inner packets of this size.
+    Mtu(u32, u16),
     /// A thread cannot go on.
     Failed(usize, String),
 }
@@ -76,10 +78,14 @@ pub fn mailbox() -> io::Result<(Mailbox, Inbox)> {
 }
 
 impl Mailbox {
-    /// Sends a change; waits while the thread is [`CAPACITY`] changes behind. A thread that ended
+    /// Leaves a change; waits while the thread is [`CAPACITY`] changes behind. A thread that ended
     /// has reported so: what is sent to it is lost.
-    pub fn send(&self, update: Update) {
+    pub fn post(&self, update: Update) {
         let _ = self.updates.send(update);
+    }
+
+    /// Wakes the thread: something was posted.
+    pub fn wake(&self) {
         self.waker.wake();
     }
 }

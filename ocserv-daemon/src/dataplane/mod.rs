@@ -22,6 +22,7 @@ mod output;
 mod pending;
 mod routes;
 mod session;
+mod session_mtu;
 mod table;
 mod to_client;
 mod worker;
@@ -35,10 +36,10 @@ use ocserv_proto::Now;
 use ocserv_sys::sandbox;
 use ocserv_sys::shared_map::SharedSessions;
 use ocserv_sys::tun::TunQueue;
-use ocserv_sys::udp::{PathMtu, UdpPort};
+use ocserv_sys::udp::{self, PathMtu, UdpPort};
 use tokio::sync::mpsc;
 
-use self::control::Control;
+use self::control::{Control, Features};
 use self::mailbox::{Inbox, Mailbox, Report, mailbox};
 use self::worker::Worker;
 use crate::confine::confine;
@@ -71,7 +72,7 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
         let shared = Arc::new(setup.shared);
         let (sender, reports) = mpsc::channel(REPORTS);
         let threads = start_threads(setup.threads, &sender)?;
-        Control::new(supervisor, threads, reports, shared)
+        Control::new(supervisor, threads, reports, shared, setup.features)
             .run()
             .await
     })
@@ -80,6 +81,7 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
 /// What the first message brings.
 struct Setup {
     shared: SharedSessions,
+    features: Features,
     threads: Vec<(TunQueue, Vec<UdpPort>)>,
 }
 
@@ -118,7 +120,15 @@ impl Setup {
         if threads.is_empty() {
             bail!("no thread to run");
         }
-        Ok(Self { shared, threads })
+        let features = Features {
+            mtu_discovery: try_mtu_discovery,
+            priority_messages: udp::takes_priority(),
+        };
+        Ok(Self {
+            shared,
+            features,
+            threads,
+        })
     }
 }
 

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use ocserv_common::session::DropReason;
+use ocserv_proto::config::NetPriority;
 use ocserv_proto::cstp::PacketType;
 use ocserv_sys::message_batch::{LinkReport, send_messages};
 use ocserv_sys::tun::TunQueue;
-use ocserv_sys::udp::{Destination, TxBatch, UdpPort};
+use ocserv_sys::udp::{Destination, Marking, TxBatch, UdpPort};
 
 use super::session::{Channel, Flow, Session};
 use super::{BATCH, MAX_DATAGRAM};
@@ -25,11 +26,13 @@ pub enum Tag {
     Response(u32),
     /// A DPD request to the session of this slot.
     Probe(u32),
+    /// A DPD request that tries whether its size passes.
+    SizeProbe(u32),
     /// Nobody asks for it again.
     Lost,
 }
 
-const KIND_SHIFT: u32 = 30;
+const KIND_SHIFT: u32 = 29;
 const VALUE_MASK: u32 = (1 << KIND_SHIFT) - 1;
 
 impl Tag {
@@ -38,7 +41,8 @@ impl Tag {
             Self::Packet(value) => (0, value),
             Self::Response(value) => (1, value),
             Self::Probe(value) => (2, value),
-            Self::Lost => (3, 0),
+            Self::SizeProbe(value) => (3, value),
+            Self::Lost => (4, 0),
         };
         (kind << KIND_SHIFT) | (value & VALUE_MASK)
     }
@@ -49,6 +53,7 @@ impl Tag {
             0 => Self::Packet(value),
             1 => Self::Response(value),
             2 => Self::Probe(value),
+            3 => Self::SizeProbe(value),
             _ => Self::Lost,
         }
     }
@@ -116,7 +121,11 @@ impl Output {
             .crypto
             .seal(sequence, kind.to_byte(), payload, buffer);
         let len = sealed.map_err(|_| NotSealed::Channel)?;
-        batch.commit(len, &destination(&flow, session.params.tos), tag.encode());
+        batch.commit(
+            len,
+            &destination(&flow, session.params.net_priority),
+            tag.encode(),
+        );
         Ok(())
     }
 
@@ -195,11 +204,14 @@ impl Output {
     }
 }
 
-fn destination(flow: &Flow, tos: Option<u8>) -> Destination {
+fn destination(flow: &Flow, priority: Option<NetPriority>) -> Destination {
     Destination {
         peer: flow.peer,
         source: Some(flow.local.ip()),
-        tos,
+        marking: priority.map(|priority| match priority {
+            NetPriority::Tos(tos) => Marking::Tos(tos),
+            NetPriority::Priority(priority) => Marking::Priority(priority),
+        }),
     }
 }
 
@@ -213,6 +225,7 @@ mod tests {
             Tag::Packet(63),
             Tag::Response(70_000),
             Tag::Probe(0),
+            Tag::SizeProbe(1),
             Tag::Lost,
         ] {
             assert_eq!(Tag::decode(tag.encode()), tag);

@@ -1,8 +1,8 @@
-//! A session as all threads share it. Nothing in it is locked.
+//! A session as all threads share it. Nothing in it is locked that a packet needs.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -10,10 +10,12 @@ use ocserv_common::session::SessionShared;
 use ocserv_proto::Now;
 use ocserv_proto::dtls::control::{DtlsSettings, Path};
 use ocserv_proto::dtls::{DtlsChannel, DtlsControl};
+use ocserv_proto::mtu::outer_headers;
 use ocserv_sys::shared_map::SharedSessions;
 
 use super::limit::RateLimit;
 use super::routes::Prefix;
+use super::session_mtu::SessionMtu;
 use crate::ipc::dataplane::SessionParams;
 
 /// How long the previous channel still opens records once the new one is in use.
@@ -66,17 +68,18 @@ impl Channel {
         **self.flow.load()
     }
 
-    /// The client is at another address now.
-    pub fn move_to(&self, flow: Flow) {
-        self.flow.store(Arc::new(flow));
-    }
-
     /// An authentic record came.
     pub fn confirm(&self, now: Now) {
         if self.confirmed_ms.load(Ordering::Relaxed) == 0 {
             self.confirmed_ms
                 .store(millis(now).max(1), Ordering::Relaxed);
         }
+    }
+
+    /// Bytes that an outer packet is larger than the inner one.
+    fn overhead(&self) -> u16 {
+        // 66 or so; outer headers and the record's.
+        self.crypto.overhead() as u16 + outer_headers(self.flow().peer.is_ipv6())
     }
 
     fn confirmed_before(&self, now: Now, age: Duration) -> bool {
@@ -95,8 +98,9 @@ pub struct Session {
     pub tx_limit: RateLimit,
     /// Flow of the handshake that is under way: the gate may answer there only.
     pub handshake: ArcSwapOption<Flow>,
+    /// Largest inner packet.
+    pub mtu: SessionMtu,
     sources: Vec<Prefix>,
-    mtu: AtomicU16,
     channels: [ArcSwapOption<Channel>; 2],
     newest: AtomicUsize,
     moved_ms: AtomicU64,
@@ -104,15 +108,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// `None`: the slot or a prefix length is out of range.
-    pub fn new(params: SessionParams, shared: Arc<SharedSessions>) -> Option<Self> {
+    /// With `discover`, the MTU follows the path. `None`: the slot or a prefix length is out of
+    /// range.
+    pub fn new(params: SessionParams, shared: Arc<SharedSessions>, discover: bool) -> Option<Self> {
         shared.get(params.slot.0 as usize)?;
         Some(Self {
             sources: sources(&params)?,
             rx_limit: RateLimit::new(params.rx_limit),
             tx_limit: RateLimit::new(params.tx_limit),
             handshake: ArcSwapOption::empty(),
-            mtu: AtomicU16::new(params.mtu),
+            mtu: SessionMtu::new(params.mtu, discover),
             channels: [ArcSwapOption::empty(), ArcSwapOption::empty()],
             newest: AtomicUsize::new(0),
             moved_ms: AtomicU64::new(0),
@@ -142,23 +147,15 @@ impl Session {
         self.sources.iter().any(|prefix| prefix.contains(source))
     }
 
-    /// Largest inner packet, bytes.
-    pub fn mtu(&self) -> usize {
-        usize::from(self.mtu.load(Ordering::Relaxed))
-    }
-
-    /// Gate and client agreed on another MTU.
-    pub fn set_mtu(&self, mtu: u16) {
-        self.mtu.store(mtu, Ordering::Relaxed);
-    }
-
-    /// Puts a channel in place and makes it the preferred one.
+    /// Puts a channel in place, whose record was started, and makes it the preferred one.
     pub fn install(&self, index: usize, crypto: DtlsChannel, flow: Flow, now: Now) {
         let settings = DtlsSettings {
             dpd: Duration::from_secs(u64::from(self.params.dpd)),
             switch_to_tcp: Duration::from_secs(u64::from(self.params.switch_to_tcp)),
         };
         let channel = Channel::new(index, crypto, flow, settings, now);
+        self.mtu
+            .new_path(channel.overhead(), self.params.ipv6.is_some());
         self.channels[index & 1].store(Some(Arc::new(channel)));
         self.newest.store(index & 1, Ordering::Release);
     }
@@ -207,8 +204,11 @@ impl Session {
         moved == 0 || now >= Duration::from_millis(moved) + MOVE_INTERVAL
     }
 
-    /// A channel moved.
-    pub fn moved(&self, now: Now) {
+    /// A channel moves to another address.
+    pub fn move_channel(&self, channel: &Channel, flow: Flow, now: Now) {
+        channel.flow.store(Arc::new(flow));
+        self.mtu
+            .new_path(channel.overhead(), self.params.ipv6.is_some());
         self.moved_ms.store(millis(now).max(1), Ordering::Relaxed);
     }
 
@@ -261,7 +261,7 @@ pub mod tests {
     /// A session with a lease of both families and a network behind it.
     pub fn session(slot: u32) -> Session {
         let (shared, _) = SharedSessions::create(4).unwrap();
-        Session::new(params(slot), Arc::new(shared)).unwrap()
+        Session::new(params(slot), Arc::new(shared), false).unwrap()
     }
 
     pub fn params(slot: u32) -> SessionParams {
@@ -277,7 +277,7 @@ pub mod tests {
             switch_to_tcp: 0,
             rx_limit: 0,
             tx_limit: 0,
-            tos: None,
+            net_priority: None,
         }
     }
 
@@ -338,10 +338,10 @@ pub mod tests {
     fn a_slot_or_prefix_out_of_range_is_refused() {
         let (shared, _) = SharedSessions::create(4).unwrap();
         let shared = Arc::new(shared);
-        assert!(Session::new(params(4), Arc::clone(&shared)).is_none());
+        assert!(Session::new(params(4), Arc::clone(&shared), false).is_none());
         let mut bad = params(0);
         bad.iroutes.push(("10.0.0.0".parse().unwrap(), 33));
-        assert!(Session::new(bad, shared).is_none());
+        assert!(Session::new(bad, shared, false).is_none());
     }
 
     #[test]
@@ -408,7 +408,11 @@ pub mod tests {
     fn a_channel_moves_at_most_every_three_seconds() {
         let session = session(0);
         assert!(session.may_move(Duration::ZERO));
-        session.moved(Duration::from_secs(10));
+        session.install(0, crypto(1), flow("192.0.2.1:1"), Duration::from_secs(1));
+        session.each_channel(|channel| {
+            session.move_channel(channel, flow("192.0.2.1:2"), Duration::from_secs(10));
+            Some(())
+        });
         assert!(!session.may_move(Duration::from_millis(12_999)));
         assert!(session.may_move(Duration::from_secs(13)));
     }

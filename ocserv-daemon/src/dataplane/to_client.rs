@@ -1,7 +1,9 @@
 //! LAN to client: each packet goes by DTLS while that is in use, else by CSTP.
 //!
-//! A packet larger than the session's MTU is answered with "packet too big", except for IPv4 that
-//! routers may fragment: that goes by CSTP, which takes up to 16 KiB.
+//! A packet larger than the session's MTU is answered with "packet too big", except for those that
+//! every path must take whole or in parts: IPv4 without DF, and IPv6 up to 1280 bytes. These go by
+//! CSTP, which takes up to 16 KiB. So does a packet that the path refused in a record: the shared
+//! sockets cannot clear DF for one client.
 
 use std::io::{self, IoSlice};
 
@@ -16,7 +18,7 @@ use super::icmp::{self, TooBig};
 use super::output::{NotSealed, Tag};
 use super::session::Session;
 use super::table::SessionTable;
-use super::worker::{Worker, shorten};
+use super::worker::{Worker, too_long_for_path};
 use crate::ipc::ids::{GateId, Slot};
 use crate::ipc::packet::packet_header;
 
@@ -64,11 +66,12 @@ impl Worker {
             shared.count_drop(DropReason::RateLimit);
             return None;
         }
-        let fits = packet.len() <= session.mtu();
+        let mtu = usize::from(session.mtu.get());
+        let fits = packet.len() <= mtu;
         if !fits {
             let mut message = [0; icmp::MAX_LEN];
-            match icmp::too_big(packet, session.mtu(), &mut message) {
-                TooBig::MayFragment if packet.len() <= MAX_PAYLOAD => {}
+            match icmp::too_big(packet, mtu, &mut message) {
+                TooBig::ByCstp if packet.len() <= MAX_PAYLOAD => {}
                 verdict => {
                     shared.count_drop(DropReason::TooBig);
                     if let TooBig::Report(len) = verdict
@@ -118,10 +121,12 @@ impl Worker {
             match tag {
                 Tag::Packet(index) if (index as usize) < batch.len() => {
                     if let Some(session) = owner(&self.owners, &self.table, index as usize) {
-                        self.by_cstp.push(item(session, index as usize));
+                        let index = index as usize;
+                        session.mtu.refused(now, batch.packet(index).len());
+                        self.by_cstp.push(item(session, index));
                     }
                 }
-                other => shorten(&mut self.out, &self.table, now, other),
+                other => too_long_for_path(&mut self.out, &self.table, now, other),
             }
         }
         self.out.flush();

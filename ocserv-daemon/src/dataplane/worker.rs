@@ -156,9 +156,16 @@ impl Worker {
                 .saturating_sub(clock())
                 .saturating_add(Duration::from_millis(1));
             poller.wait((!self.table.is_empty()).then_some(wait), &mut ready)?;
+            // News before packets: another thread may have had them already, and its gate's answer
+            // comes here.
+            if ready.contains(&Source::Inbox.token()) {
+                inbox.waker.clear();
+            }
+            if !self.read_inbox(inbox, &poller)? {
+                return Ok(());
+            }
             for token in &ready {
                 match Source::from_token(*token) {
-                    Source::Inbox if !self.read_inbox(inbox, &poller)? => return Ok(()),
                     Source::Inbox => {}
                     Source::Tun => self.read_tun(&mut buffers.packets)?,
                     Source::Port(index) => self.read_port(index, &mut buffers.datagrams)?,
@@ -175,7 +182,6 @@ impl Worker {
 
     /// Applies the changes that wait. `false`: stop.
     fn read_inbox(&mut self, inbox: &Inbox, poller: &Poller) -> io::Result<bool> {
-        inbox.waker.clear();
         while let Ok(update) = inbox.updates.try_recv() {
             match update {
                 Update::GateAdded(gate, link) => self.add_gate(gate, link, poller)?,
@@ -235,6 +241,7 @@ impl Worker {
             out,
             id,
             threads,
+            reports,
             ..
         } = self;
         let own = table
@@ -244,7 +251,11 @@ impl Worker {
             session.retire_previous(now);
             session.each_channel(|channel| {
                 match channel.control.handle_timeout(now) {
-                    DtlsTimer::SendDpd => probe(out, session, channel),
+                    DtlsTimer::SendDpd => {
+                        session.mtu.forget_probe();
+                        let len = session.mtu.get().into();
+                        probe(out, session, channel, len, Tag::Probe(session.slot()));
+                    }
                     DtlsTimer::Inactive => {
                         tracing::debug!(slot = session.slot(), "DTLS is silent: using CSTP");
                     }
@@ -252,6 +263,16 @@ impl Worker {
                 }
                 None::<()>
             });
+            session.with_sending(now, |channel| {
+                if let Some(len) = session.mtu.probe(now, channel.control.last_heard()) {
+                    probe(out, session, channel, len, Tag::SizeProbe(session.slot()));
+                }
+            });
+            if let Some(mtu) = session.mtu.news()
+                && reports.try_send(Report::Mtu(session.slot(), mtu)).is_ok()
+            {
+                session.mtu.told(mtu);
+            }
         }
         self.flush_control(now);
         if self.strays != self.logged {
@@ -270,17 +291,24 @@ impl Worker {
             return;
         }
         for tag in too_long {
-            shorten(out, table, now, tag);
+            too_long_for_path(out, table, now, tag);
         }
         out.flush();
     }
 }
 
-/// Sends a control packet again with one byte, after it proved too long.
-pub(super) fn shorten(out: &mut Output, table: &SessionTable, now: Now, tag: Tag) {
+/// Sends a control packet again with one byte, after it proved too long, unless that is what it was
+/// to find out.
+pub(super) fn too_long_for_path(out: &mut Output, table: &SessionTable, now: Now, tag: Tag) {
     let (slot, kind) = match tag {
         Tag::Response(slot) => (slot, PacketType::DpdResponse),
         Tag::Probe(slot) => (slot, PacketType::DpdRequest),
+        Tag::SizeProbe(slot) => {
+            if let Some(session) = table.by_slot(slot) {
+                session.mtu.probe_refused(now);
+            }
+            return;
+        }
         Tag::Packet(_) | Tag::Lost => return,
     };
     if let Some(session) = table.by_slot(slot) {
@@ -290,11 +318,11 @@ pub(super) fn shorten(out: &mut Output, table: &SessionTable, now: Now, tag: Tag
     }
 }
 
-/// Asks for a sign of life with a packet of full size (protocol.md 10).
-fn probe(out: &mut Output, session: &Session, channel: &Channel) {
+/// Asks for a sign of life with a packet of full size, or of another size that is to be tried
+/// (protocol.md 9, 10).
+fn probe(out: &mut Output, session: &Session, channel: &Channel, len: usize, tag: Tag) {
     static ZEROES: [u8; MAX_DATAGRAM] = [0; MAX_DATAGRAM];
-    let payload = ZEROES.get(..session.mtu()).unwrap_or(&ZEROES[..1]);
-    let tag = Tag::Probe(session.slot());
+    let payload = ZEROES.get(..len).unwrap_or(&ZEROES[..1]);
     // When the batch is full the next tick of the timer asks again.
     let _ = out.seal(session, channel, PacketType::DpdRequest, payload, tag);
 }

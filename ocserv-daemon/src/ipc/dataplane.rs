@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ocserv_proto::config::NetPriority;
 use ocserv_proto::dtls::ChannelKeys;
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,14 @@ pub enum FromDataplane {
         /// Local address that the client now sends to.
         local: SocketAddr,
     },
+    /// `try-mtu-discovery`: the path of a session takes other sizes than before.
+    MtuChanged {
+        /// The session.
+        slot: Slot,
+        /// Bytes of the largest inner packet that goes in a record; at most what gate and client
+        /// agreed on.
+        mtu: u16,
+    },
 }
 
 /// A session as the dataplane sees it. Times are whole seconds.
@@ -116,6 +125,6 @@ pub struct SessionParams {
     pub rx_limit: u64,
     /// Server → client limit, bytes per second; 0 = none.
     pub tx_limit: u64,
-    /// `net-priority` as an IP TOS byte, if set so.
-    pub tos: Option<u8>,
+    /// `net-priority`.
+    pub net_priority: Option<NetPriority>,
 }

@@ -96,6 +96,7 @@ impl Supervisor {
                 }
             }
             FromDataplane::PeerMoved { slot, peer, local } => self.on_peer_moved(slot, peer, local),
+            FromDataplane::MtuChanged { slot, mtu } => self.on_path_mtu(slot, mtu),
         }
     }
 
@@ -112,6 +113,14 @@ impl Supervisor {
         tracing::info!(user = %tunnel.username, remote = %peer, "the DTLS channel moved to this address");
         for installed in tunnel.channels.iter_mut().flatten() {
             (installed.peer, installed.local) = (peer, local);
+        }
+    }
+
+    /// What occtl shows. What was agreed on stays the upper bound, also for another dataplane.
+    fn on_path_mtu(&mut self, slot: Slot, mtu: u16) {
+        let Some(conn) = self.by_slot(slot) else { return };
+        if let Some(tunnel) = self.connections.get_mut(&conn).and_then(|c| c.tunnel.as_mut()) {
+            tunnel.mtu = mtu.min(tunnel.params.mtu);
         }
     }
 

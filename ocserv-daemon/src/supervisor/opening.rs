@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ocserv_proto::config::{Config, NetPriority, Route, UserConfig};
+use ocserv_proto::config::{Config, Route, UserConfig};
 use ocserv_sys::process::{LoginRecord, record_login, record_logout};
 use tokio::task::JoinHandle;
 
@@ -112,10 +112,6 @@ pub fn tunnel(
     let mut app_id = [0; 32];
     let random = ring::rand::SystemRandom::new();
     let has_app_id = ring::rand::SecureRandom::fill(&random, &mut app_id).is_ok();
-    let tos = match settings.net_priority {
-        Some(NetPriority::Tos(tos)) => Some(tos),
-        _ => None,
-    };
     let params = SessionParams {
         slot,
         gate: ticket.gate,
@@ -128,7 +124,7 @@ pub fn tunnel(
         switch_to_tcp: switch_to_tcp.map_or(0, |time| time.as_secs() as u32),
         rx_limit: settings.rx_data_per_sec,
         tx_limit: settings.tx_data_per_sec,
-        tos,
+        net_priority: settings.net_priority,
     };
     Tunnel {
         name: record.name,

@@ -365,7 +365,8 @@ impl Supervisor {
 
     async fn fit_device_mtu(&mut self) {
         let open = self.connections.values().filter_map(|c| c.tunnel.as_ref());
-        let widest = open.map(|tunnel| tunnel.mtu).max().filter(|mtu| *mtu > 0);
+        // As agreed on: what a narrow path takes is its session's own affair.
+        let widest = open.filter(|t| t.mtu > 0).map(|t| t.params.mtu).max();
         self.network.set_mtu(widest.unwrap_or(super::network::DEFAULT_MTU)).await;
     }
 

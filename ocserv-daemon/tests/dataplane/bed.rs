@@ -210,7 +210,7 @@ impl Bed {
             switch_to_tcp: 0,
             rx_limit: 0,
             tx_limit: 0,
-            tos: None,
+            net_priority: None,
         };
         self.tell(&ToDataplane::SessionAdded(Box::new(params)), &[]);
     }

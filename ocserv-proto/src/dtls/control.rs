@@ -32,6 +32,8 @@ pub enum DtlsInput<'a> {
     /// Send a [`PacketType::DpdResponse`] with these bytes: clients probe the path's MTU so. If the
     /// answer is larger than the path takes, send its first byte only (protocol.md 9).
     Respond(&'a mut [u8]),
+    /// The client answered a [`PacketType::DpdRequest`].
+    Answered,
     /// The client closed the channel: forget its keys. The session goes on by CSTP.
     Closed,
     /// Nothing.
@@ -99,8 +101,8 @@ impl DtlsControl {
             PacketType::Data => DtlsInput::Packet(payload),
             PacketType::DpdRequest => DtlsInput::Respond(payload),
             PacketType::Compressed => DtlsInput::Drop(DropReason::Malformed),
-            PacketType::DpdResponse
-            | PacketType::Disconnect
+            PacketType::DpdResponse => DtlsInput::Answered,
+            PacketType::Disconnect
             | PacketType::Keepalive
             | PacketType::Terminate
             | PacketType::Unknown(_) => DtlsInput::Ignore,
@@ -110,6 +112,11 @@ impl DtlsControl {
     /// A DATA packet came by CSTP: the client wants TCP, until it uses UDP again (protocol.md 7).
     pub fn cstp_data_received(&self) {
         self.active.store(false, Ordering::Relaxed);
+    }
+
+    /// When the last authentic packet came.
+    pub fn last_heard(&self) -> Now {
+        Duration::from_millis(self.last_rx_ms.load(Ordering::Relaxed))
     }
 
     /// By which channel to send.
@@ -129,7 +136,7 @@ impl DtlsControl {
         if self.settings.dpd.is_zero() || !self.active.load(Ordering::Relaxed) {
             return None;
         }
-        let last_rx = Duration::from_millis(self.last_rx_ms.load(Ordering::Relaxed));
+        let last_rx = self.last_heard();
         let dead = last_rx.saturating_add(self.settings.dpd.saturating_mul(3));
         Some(self.next_probe(last_rx).min(dead))
     }
@@ -155,9 +162,7 @@ impl DtlsControl {
     }
 
     fn silence(&self, now: Now) -> Duration {
-        now.saturating_sub(Duration::from_millis(
-            self.last_rx_ms.load(Ordering::Relaxed),
-        ))
+        now.saturating_sub(self.last_heard())
     }
 
     fn alert(&self, alert: &[u8]) -> DtlsInput<'static> {
@@ -211,7 +216,7 @@ mod tests {
         assert_eq!(data(&control, 100, &[0, 0x45, 1]), "Packet([69, 1])");
         assert_eq!(data(&control, 100, &[0]), "Ignore");
         assert_eq!(data(&control, 100, &[3, 0x5a, 0x5a]), "Respond([90, 90])");
-        assert_eq!(data(&control, 100, &[4]), "Ignore");
+        assert_eq!(data(&control, 100, &[4, 0, 0]), "Answered");
         assert_eq!(data(&control, 100, &[7]), "Ignore");
         assert_eq!(data(&control, 100, &[8, 1]), "Drop(Malformed)");
         assert_eq!(data(&control, 100, &[]), "Drop(Malformed)");

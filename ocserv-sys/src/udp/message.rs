@@ -4,9 +4,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::canonical;
+use super::{Marking, canonical};
 
-/// Room for a packet info and a TOS control message of either family.
+/// Room for a packet info and a marking of either family.
 pub(super) const CONTROL_LEN: usize = 96;
 
 /// Control messages must be aligned as `cmsghdr`.
@@ -39,12 +39,12 @@ fn append(control: &mut Control, at: usize, level: i32, kind: i32, data: &[u8]) 
     at + aligned(len)
 }
 
-/// Writes source address and TOS as control messages; returns their length.
+/// Writes source address and marking as control messages; returns their length.
 pub(super) fn write_control(
     control: &mut Control,
     source: Option<IpAddr>,
     ipv4: bool,
-    tos: Option<u8>,
+    marking: Option<Marking>,
 ) -> usize {
     let mut at = 0;
     match source {
@@ -62,15 +62,13 @@ pub(super) fn write_control(
         }
         None => {}
     }
-    if let Some(tos) = tos {
-        let (level, kind) = if ipv4 {
-            (libc::IPPROTO_IP, libc::IP_TOS)
-        } else {
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
-        };
-        at = append(control, at, level, kind, &i32::from(tos).to_ne_bytes());
-    }
-    at
+    let (level, kind, value) = match marking {
+        Some(Marking::Tos(tos)) if ipv4 => (libc::IPPROTO_IP, libc::IP_TOS, tos),
+        Some(Marking::Tos(tos)) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, tos),
+        Some(Marking::Priority(priority)) => (libc::SOL_SOCKET, libc::SO_PRIORITY, priority),
+        None => return at,
+    };
+    append(control, at, level, kind, &i32::from(value).to_ne_bytes())
 }
 
 /// The local address in received control messages.
@@ -157,7 +155,7 @@ mod tests {
     fn control_messages_lie_as_the_kernel_wants_them() {
         let mut control = Control::EMPTY;
         let source = "192.0.2.7".parse().unwrap();
-        let len = write_control(&mut control, Some(source), true, Some(0xb8));
+        let len = write_control(&mut control, Some(source), true, Some(Marking::Tos(0xb8)));
         assert_eq!(len, 32 + 24);
         assert_eq!(control.0[..8], 28usize.to_ne_bytes());
         assert_eq!(control.0[20..24], [192, 0, 2, 7]);
@@ -165,9 +163,16 @@ mod tests {
         assert_eq!(control.0[48..52], 0xb8i32.to_ne_bytes());
         let v6 = "2001:db8::7".parse().unwrap();
         assert_eq!(
-            write_control(&mut control, Some(v6), false, Some(1)),
+            write_control(&mut control, Some(v6), false, Some(Marking::Priority(6))),
             40 + 24
         );
+        assert_eq!(
+            control.0[48..56],
+            [libc::SOL_SOCKET, libc::SO_PRIORITY]
+                .map(i32::to_ne_bytes)
+                .concat()
+        );
+        assert_eq!(control.0[56..60], 6i32.to_ne_bytes());
         assert_eq!(write_control(&mut control, None, true, None), 0);
     }
 

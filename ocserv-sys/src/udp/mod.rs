@@ -6,14 +6,14 @@ mod receive;
 mod send;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use receive::{Received, RxBatch};
-pub use send::{Destination, SendReport, TxBatch};
+pub use send::{Destination, Marking, SendReport, TxBatch};
 
 /// Asked for as socket buffers, bytes; the kernel may grant less.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -52,6 +52,30 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
     }
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Whether the kernel takes a priority with each datagram (Linux 6.14).
+pub fn takes_priority() -> bool {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let Ok(socket) = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)) else {
+        return false;
+    };
+    let bound = socket.bind(&any.into()).and_then(|()| socket.local_addr());
+    let Some(peer) = bound.ok().and_then(|address| address.as_socket()) else {
+        return false;
+    };
+    let mut batch = TxBatch::new(1, 1);
+    let marking = Some(Marking::Priority(0));
+    batch.commit(
+        0,
+        &Destination {
+            peer,
+            source: None,
+            marking,
+        },
+        0,
+    );
+    batch.send(socket.as_fd()).refused == 0
 }
 
 /// One bound UDP socket.

@@ -15,8 +15,17 @@ pub struct Destination {
     pub peer: SocketAddr,
     /// Source address; `None`: as routing says.
     pub source: Option<IpAddr>,
-    /// TOS or traffic class byte.
-    pub tos: Option<u8>,
+    /// How it is to be treated on its way.
+    pub marking: Option<Marking>,
+}
+
+/// What decides about a datagram's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marking {
+    /// TOS or traffic class byte, seen by all routers.
+    Tos(u8),
+    /// `SO_PRIORITY`, 0 to 6, seen by this host's queues. Only where [`super::takes_priority`].
+    Priority(u8),
 }
 
 /// What became of a batch.
@@ -100,7 +109,7 @@ impl TxBatch {
         assert!(len <= self.buffer_len && self.lens.len() < self.capacity);
         let index = self.lens.len();
         let ipv4 = to.peer.is_ipv4();
-        let control_len = write_control(&mut self.controls[index], to.source, ipv4, to.tos);
+        let control_len = write_control(&mut self.controls[index], to.source, ipv4, to.marking);
         self.names.push(SockAddr::from(to.peer));
         self.control_lens.push(control_len);
         self.lens.push(len);

@@ -33,7 +33,7 @@ fn a_batch_arrives_with_both_addresses() {
         let to = Destination {
             peer: target,
             source: None,
-            tos: Some(0x10),
+            marking: Some(Marking::Tos(0x10)),
         };
         let mut out = TxBatch::new(8, 100);
         push(&mut out, b"one", &to, 1);
@@ -60,7 +60,7 @@ fn a_batch_arrives_with_both_addresses() {
         let back = Destination {
             peer: client.local_addr(),
             source: Some(ip),
-            tos: None,
+            marking: None,
         };
         push(&mut out, b"answer", &back, 3);
         assert_eq!(server.send_batch(&mut out).sent, 1);
@@ -81,7 +81,7 @@ fn a_datagram_too_long_for_the_path_is_named_and_the_others_go() {
     let to = Destination {
         peer: server.local_addr(),
         source: None,
-        tos: None,
+        marking: None,
     };
     let mut out = TxBatch::new(4, 70_000);
     push(&mut out, b"a", &to, 10);
@@ -98,7 +98,7 @@ fn a_datagram_longer_than_its_buffer_is_refused() {
     let to = Destination {
         peer: server.local_addr(),
         source: None,
-        tos: None,
+        marking: None,
     };
     let mut out = TxBatch::new(4, 200);
     push(&mut out, &[1; 101], &to, 0);
@@ -116,7 +116,7 @@ fn a_full_batch_offers_no_buffer() {
     let to = Destination {
         peer: "127.0.0.1:9".parse().unwrap(),
         source: None,
-        tos: None,
+        marking: None,
     };
     let mut out = TxBatch::new(1, 10);
     push(&mut out, b"x", &to, 0);
