@@ -106,6 +106,10 @@ impl Side {
         bed.client(0).sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         bed.client(0)
             .sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+        // Towards the lan as behind a network card that merges segments; towards the clients each
+        // packet stays alone.
+        bed.gateway().ip("link set lan0 gso_max_segs 65535")?;
+        bed.lan().ip("link set eth0 gso_max_segs 65535")?;
         Ok(Self { name, bed })
     }
 
