@@ -22,17 +22,15 @@ enum Allowed {
     Argument(u8, &'static [i32]),
     /// If two 32-bit arguments have one of these pairs of values.
     Pair(u8, u8, &'static [(i32, i32)]),
-    /// If the argument has all of these bits.
-    With(u8, i32),
-    /// If the argument has none of these bits.
-    Without(u8, i32),
+    /// If the argument has all of the first bits and none of the second.
+    Bits(u8, i32, i32),
     /// If the pointer argument is null.
     Null(u8),
     /// If the first argument is this process.
     OwnProcess,
 }
 
-use Allowed::{Always, Argument, Null, OwnProcess, Pair, With, Without};
+use Allowed::{Always, Argument, Bits, Null, OwnProcess, Pair};
 
 struct Rule(libc::c_long, Allowed, &'static str);
 
@@ -40,18 +38,27 @@ struct Rule(libc::c_long, Allowed, &'static str);
 const STREAM_PAIR: (i32, i32) = (libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
 const STREAM_PAIR_NONBLOCKING: (i32, i32) = (libc::AF_UNIX, STREAM_PAIR.1 | libc::SOCK_NONBLOCK);
 
+/// What a thread may not have of its own.
+const NAMESPACES: i32 = libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWUTS;
+
 /// Both roles.
 const COMMON: &[Rule] = &[
     // Memory.
     Rule(libc::SYS_brk, Always, "heap"),
     Rule(
         libc::SYS_mmap,
-        Without(2, libc::PROT_EXEC),
+        Bits(2, 0, libc::PROT_EXEC),
         "heap, thread stacks; never code",
     ),
     Rule(
         libc::SYS_mprotect,
-        Without(2, libc::PROT_EXEC),
+        Bits(2, 0, libc::PROT_EXEC),
         "guard pages, heap; never code",
     ),
     Rule(libc::SYS_munmap, Always, "heap, thread stacks"),
@@ -63,7 +70,11 @@ const COMMON: &[Rule] = &[
     ),
     // Threads of this process, never processes: clone3 gets ENOSYS, so that libc uses clone, whose
     // flags can be seen.
-    Rule(libc::SYS_clone, With(0, libc::CLONE_THREAD), "thread pools"),
+    Rule(
+        libc::SYS_clone,
+        Bits(0, libc::CLONE_THREAD, NAMESPACES),
+        "thread pools",
+    ),
     Rule(libc::SYS_set_robust_list, Always, "libc, start of a thread"),
     Rule(libc::SYS_rseq, Always, "libc, start of a thread"),
     Rule(libc::SYS_sched_getaffinity, Always, "number of cores"),
@@ -124,20 +135,9 @@ const COMMON: &[Rule] = &[
     Rule(libc::SYS_readv, Always, "streams"),
     Rule(libc::SYS_writev, Always, "streams, log"),
     Rule(libc::SYS_pread64, Always, "configuration in a memory file"),
+    // Not by fstat(2): libc makes newfstatat or statx of it, which take paths too and tell of any
+    // file whether it exists, how large and how old it is.
     Rule(libc::SYS_lseek, Always, "length of a memory file"),
-    Rule(libc::SYS_fstat, Always, "length of a memory file"),
-    // With AT_EMPTY_PATH libc asks for a descriptor's status; a path could be asked for too, which
-    // tells of a file's existence and no more.
-    Rule(
-        libc::SYS_newfstatat,
-        With(3, libc::AT_EMPTY_PATH),
-        "length of a memory file",
-    ),
-    Rule(
-        libc::SYS_statx,
-        With(2, libc::AT_EMPTY_PATH),
-        "length of a memory file",
-    ),
     Rule(libc::SYS_close, Always, "descriptors"),
     Rule(
         libc::SYS_fcntl,
@@ -165,20 +165,6 @@ const COMMON: &[Rule] = &[
     Rule(libc::SYS_recvmmsg, Always, "packets in batches"),
     Rule(libc::SYS_sendto, Null(4), "send(2) on a connected socket"),
     Rule(libc::SYS_recvfrom, Always, "recv(2)"),
-    Rule(libc::SYS_getsockopt, Always, "pending errors, path MTU"),
-    Rule(
-        libc::SYS_setsockopt,
-        Pair(
-            1,
-            2,
-            &[
-                (libc::SOL_SOCKET, libc::SO_SNDBUF),
-                (libc::SOL_SOCKET, libc::SO_RCVBUF),
-                (libc::IPPROTO_TCP, libc::TCP_NODELAY),
-            ],
-        ),
-        "buffers of channels, small TLS records without delay",
-    ),
     // No datagrams: those could be sent to a named socket.
     Rule(
         libc::SYS_socketpair,
@@ -198,6 +184,28 @@ const COMMON: &[Rule] = &[
 ];
 
 const GATE: &[Rule] = &[
+    // SO_PEERPIDFD would be a handle on the process at the other end.
+    Rule(
+        libc::SYS_getsockopt,
+        Pair(1, 2, &[(libc::IPPROTO_IP, libc::IP_MTU)]),
+        "path MTU of a client",
+    ),
+    Rule(
+        libc::SYS_setsockopt,
+        Pair(
+            1,
+            2,
+            &[
+                (libc::SOL_SOCKET, libc::SO_SNDBUF),
+                (libc::SOL_SOCKET, libc::SO_RCVBUF),
+                (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+                (libc::SOL_SOCKET, libc::SO_PRIORITY),
+                (libc::IPPROTO_IP, libc::IP_TOS),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+            ],
+        ),
+        "buffers of channels, small TLS records without delay, net-priority",
+    ),
     Rule(libc::SYS_shutdown, Always, "end of a TLS connection"),
     Rule(
         libc::SYS_ioctl,
@@ -213,7 +221,18 @@ const GATE: &[Rule] = &[
     ),
 ];
 
-const DATAPLANE: &[Rule] = &[];
+const DATAPLANE: &[Rule] = &[Rule(
+    libc::SYS_setsockopt,
+    Pair(
+        1,
+        2,
+        &[
+            (libc::SOL_SOCKET, libc::SO_SNDBUF),
+            (libc::SOL_SOCKET, libc::SO_RCVBUF),
+        ],
+    ),
+    "buffers of channels",
+)];
 
 fn rules(role: Role) -> impl Iterator<Item = &'static Rule> {
     let own = match role {
@@ -264,10 +283,6 @@ fn conditions(allowed: &Allowed) -> Result<Vec<SeccompRule>, BackendError> {
     let is = |argument: u8, value: i32| {
         SeccompCondition::new(argument, Dword, Eq, u64::from(value as u32))
     };
-    let masked = |argument: u8, mask: i32, value: i32| {
-        let mask = MaskedEq(u64::from(mask as u32));
-        SeccompCondition::new(argument, Dword, mask, u64::from(value as u32))
-    };
     match allowed {
         Always => Ok(Vec::new()),
         Argument(argument, values) => values
@@ -278,10 +293,15 @@ fn conditions(allowed: &Allowed) -> Result<Vec<SeccompRule>, BackendError> {
             .iter()
             .map(|(a, b)| SeccompRule::new(vec![is(*first, *a)?, is(*second, *b)?]))
             .collect(),
-        With(argument, bits) => Ok(vec![SeccompRule::new(vec![masked(
-            *argument, *bits, *bits,
-        )?])?]),
-        Without(argument, bits) => Ok(vec![SeccompRule::new(vec![masked(*argument, *bits, 0)?])?]),
+        Bits(argument, set, clear) => {
+            let mask = MaskedEq(u64::from((set | clear) as u32));
+            Ok(vec![SeccompRule::new(vec![SeccompCondition::new(
+                *argument,
+                Dword,
+                mask,
+                u64::from(*set as u32),
+            )?])?])
+        }
         Null(argument) => Ok(vec![SeccompRule::new(vec![SeccompCondition::new(
             *argument, Qword, Eq, 0,
         )?])?]),
