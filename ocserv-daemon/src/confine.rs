@@ -6,6 +6,26 @@ use ocserv_sys::sandbox::{self, FileRestriction, Role};
 
 use crate::role::Confinement;
 
+/// Keeps secmod's secrets in its memory, and its rights from growing. It stays root: it reads keys and
+/// password files.
+///
+/// # Errors
+/// None in practice.
+pub fn confine_secmod(confinement: &Confinement) -> anyhow::Result<()> {
+    sandbox::forbid_new_privileges().context("cannot forbid new privileges")?;
+    guard_memory(confinement.traceable)
+}
+
+/// No cores, no ptrace by others of the same user, unless `-x` asks for them. After a change of
+/// identity, which sets it anew.
+fn guard_memory(traceable: bool) -> anyhow::Result<()> {
+    if traceable {
+        process::set_dumpable(true).context("cannot become traceable")
+    } else {
+        sandbox::forbid_dumps().context("cannot forbid dumps")
+    }
+}
+
 /// Gives up what `confinement` says, for good. Before any thread is started, after all files and
 /// sockets are at hand.
 ///
@@ -17,9 +37,7 @@ pub fn confine(confinement: &Confinement, role: Role) -> anyhow::Result<()> {
     } else if confinement.isolate {
         sandbox::drop_capabilities().context("cannot drop capabilities")?;
     }
-    if confinement.traceable {
-        process::set_dumpable(true).context("cannot become traceable")?;
-    }
+    guard_memory(confinement.traceable)?;
     if let Some(more) = confinement.more_memory {
         process::limit_data(more).context("cannot limit the memory")?;
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ocserv_daemon::cli::{self, Options};
 use ocserv_daemon::role::{self, Role, RoleArguments};
-use ocserv_daemon::{dataplane, gate, logging, secmod, supervisor};
+use ocserv_daemon::{confine, dataplane, gate, logging, secmod, supervisor};
 
 fn main() -> ExitCode {
     match role::from_environment() {
@@ -49,7 +49,10 @@ fn run_role(arguments: &RoleArguments) -> ExitCode {
     }
     let result = role::take_channel().map_err(anyhow::Error::from).and_then(|channel| {
         match arguments.role {
-            Role::Secmod => secmod::run(channel),
+            Role::Secmod => {
+                confine::confine_secmod(&arguments.confinement)?;
+                secmod::run(channel)
+            }
             Role::Gate => gate::run(channel, arguments.confinement),
             Role::Dataplane => dataplane::run(channel, arguments.confinement),
         }

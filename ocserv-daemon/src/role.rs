@@ -2,16 +2,24 @@
 //!
 //! The binary executes itself: `argv[0]` names the role for `ps`, the environment variable
 //! [`ROLE_VARIABLE`] selects it, and descriptor [`CHANNEL_FD`] is the channel to the supervisor.
-//! Nothing is inherited but that channel and standard error.
+//! Nothing is inherited but that channel, standard error, and settings of loader and libraries.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use ocserv_sys::process;
 use serde::{Deserialize, Serialize};
 
 /// Selects the role of a started process; absent in the supervisor.
 pub const ROLE_VARIABLE: &str = "OCSERV_ROLE";
+
+/// The first descriptor behind the standard ones.
+const FIRST_OTHER_FD: RawFd = 3;
+/// Variables that gates and dataplane inherit, by the beginnings of their names: settings of loader,
+/// allocator and libraries. All others may hold secrets of whoever started the server.
+const INHERITED: [&str; 6] = ["GLIBC_TUNABLES", "LD_", "MALLOC_", "OPENSSL_", "RUST_", "TZ"];
 
 /// The parts of the server besides the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +77,23 @@ pub struct RoleArguments {
 /// The channel stands in for standard input: the one descriptor besides stdout and stderr that a
 /// child gets without a hole between fork and exec.
 ///
+/// All other descriptors of this process become close-on-exec: whoever started the server may have left
+/// some open, and libraries make some (the tun crate a UDP socket).
+///
 /// # Errors
 /// When the arguments cannot be encoded.
 pub fn command(arguments: &RoleArguments, channel: OwnedFd) -> std::io::Result<Command> {
     let encoded = serde_json::to_string(arguments).map_err(std::io::Error::other)?;
+    process::close_on_exec_from(FIRST_OTHER_FD)?;
     let mut command = Command::new("/proc/self/exe");
+    // Secmod is root, and its libraries (PKCS#11, Kerberos) have variables of their own.
+    if arguments.role != Role::Secmod {
+        let is_inherited = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            INHERITED.iter().any(|start| name.starts_with(start.as_bytes()))
+        };
+        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)));
+    }
     command
         .arg0(arguments.role.name())
         .env(ROLE_VARIABLE, encoded)

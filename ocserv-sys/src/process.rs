@@ -70,7 +70,7 @@ pub fn limit_data(more: u64) -> io::Result<()> {
 /// Marks every descriptor from `first` on to be closed at the next exec.
 ///
 /// # Errors
-/// `ENOSYS` before Linux 5.11.
+/// Before Linux 5.11, when `/proc/self/fd` cannot be read.
 pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     let first = u32::try_from(first).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed now, so no owned descriptor changes.
@@ -82,11 +82,19 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    if result == 0 { Ok(()) } else { close_on_exec_one_by_one(first) }
+}
+
+fn close_on_exec_one_by_one(first: u32) -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.parse::<RawFd>().ok());
+        if let Some(fd) = number.filter(|fd| fd.unsigned_abs() >= first) {
+            // SAFETY: takes integers only; a descriptor that was closed meanwhile is refused.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
     }
+    Ok(())
 }
 
 /// Who is at the other end of a Unix socket.
@@ -115,6 +123,19 @@ mod tests {
         assert_eq!(cred.pid, i32::try_from(std::process::id()).unwrap());
         assert_eq!(cred.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(cred.gid, nix::unistd::getegid().as_raw());
+    }
+
+    #[test]
+    fn descriptors_become_close_on_exec_either_way() {
+        use std::os::fd::AsRawFd;
+        for mark in [close_on_exec_from, |first| close_on_exec_one_by_one(first as u32)] {
+            let (one, _two) = UnixStream::pair().unwrap();
+            nix::fcntl::fcntl(&one, nix::fcntl::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+            mark(one.as_raw_fd() + 1).unwrap();
+            assert_eq!(nix::fcntl::fcntl(&one, nix::fcntl::F_GETFD), Ok(0), "too many");
+            mark(one.as_raw_fd()).unwrap();
+            assert_eq!(nix::fcntl::fcntl(&one, nix::fcntl::F_GETFD), Ok(libc::FD_CLOEXEC));
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::os::fd::AsRawFd;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use ocserv_sys::sandbox::{
-    FileRestriction, Role, SandboxError, drop_capabilities, drop_privileges, restrict,
-    restrict_files,
+    FileRestriction, Role, SandboxError, drop_capabilities, drop_privileges, forbid_dumps,
+    restrict, restrict_files,
 };
 
 type Check = Result<(), String>;
@@ -249,6 +249,7 @@ fn what_a_role_needs_still_works() -> Check {
 fn privileges_are_gone() -> Check {
     ocserv_sys::process::die_with_parent(nix::unistd::getppid().as_raw()).map_err(text)?;
     drop_privileges(65534, 65534).map_err(text)?;
+    forbid_dumps().map_err(text)?;
     let status = std::fs::read_to_string("/proc/self/status").map_err(text)?;
     for line in [
         "Uid:\t65534\t65534\t65534\t65534",

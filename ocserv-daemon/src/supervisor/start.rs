@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use ocserv_proto::config::{self, Config};
 use ocserv_proto::secret::Secret;
+use ocserv_sys::process;
 use ocserv_sys::shared_map::SharedArray;
 use ocserv_sys::tun::TunDevice;
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,6 +60,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         nix::unistd::daemon(options.no_chdir, false).context("cannot go into the background")?;
     }
     logging::install("main", &settings);
+    if !options.traceable {
+        // It knows the record keys of all sessions. Scripts are not concerned: exec ends it.
+        process::set_dumpable(false).context("cannot forbid dumps")?;
+    }
     let pid_file = PidFile::write(options.pid_file.as_ref().or(config.pid_file.as_ref()))?;
     let launch = Launch {
         config,

@@ -8,8 +8,8 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::SandboxError;
 
-/// Becomes `uid` and `gid` for good: no further groups, no capability, none to be had by exec, no core
-/// dump, no ptrace by others of the same user. Keeps a parent-death signal that was set before.
+/// Becomes `uid` and `gid` for good: no further groups, no capability, none to be had by exec. Keeps a
+/// parent-death signal that was set before. [`forbid_dumps`] comes after it.
 ///
 /// There is no RLIMIT_NPROC: the kernel counts all processes of the user, and threads too, so any
 /// number would be wrong; the filter of system calls forbids processes.
@@ -30,17 +30,32 @@ pub fn drop_privileges(uid: u32, gid: u32) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// Gives up every capability, what exec could give, core dumps and ptrace, but keeps the identity.
+/// Gives up every capability and what exec could give, but keeps the identity.
 ///
 /// # Errors
 /// None in practice.
 pub fn drop_capabilities() -> Result<(), SandboxError> {
     drop_bounding_set()?;
-    prctl::set_no_new_privs().map_err(failed("no_new_privs"))?;
+    forbid_new_privileges()?;
     clear_capability_sets().map_err(failed("capset"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("RLIMIT_CORE"))?;
-    prctl::set_dumpable(false).map_err(failed("not dumpable"))?;
     Ok(())
+}
+
+/// No core dump, and no ptrace or look at `/proc/PID` by others of the same user.
+///
+/// # Errors
+/// None in practice.
+pub fn forbid_dumps() -> Result<(), SandboxError> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("RLIMIT_CORE"))?;
+    prctl::set_dumpable(false).map_err(failed("not dumpable"))
+}
+
+/// Whoever this process executes can have no more rights than it.
+///
+/// # Errors
+/// None in practice.
+pub fn forbid_new_privileges() -> Result<(), SandboxError> {
+    prctl::set_no_new_privs().map_err(failed("no_new_privs"))
 }
 
 fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SandboxError {
