@@ -57,6 +57,7 @@ pub struct Login {
     site: usize,
     host: String,
     path: String,
+    address: String,
     user: Option<String>,
     input: String,
     password_on_stdin: bool,
@@ -74,6 +75,7 @@ impl Login {
         Self {
             site: 0,
             host: HOST.to_owned(),
+            address: GATEWAY4.to_owned(),
             path: "/".to_owned(),
             user: Some(user.to_owned()),
             input: format!("{password}\n"),
@@ -103,6 +105,12 @@ impl Login {
         self
     }
 
+    /// By another address of the gateway.
+    pub fn to_address(mut self, address: &str) -> Self {
+        self.address = address.to_owned();
+        self
+    }
+
     /// With a path in the URL, beginning with `/`.
     pub fn to_path(mut self, path: &str) -> Self {
         self.path = path.to_owned();
@@ -129,7 +137,7 @@ impl Login {
             .arg("--no-system-trust")
             .arg("--cafile")
             .arg(bed.authority().certificate())
-            .arg(format!("--resolve={}:{GATEWAY4}", self.host))
+            .arg(format!("--resolve={}:{}", self.host, self.address))
             .args(self.user.iter().map(|user| format!("--user={user}")))
             .args(self.password_on_stdin.then_some("--passwd-on-stdin"))
             .args(&self.arguments)
