@@ -50,17 +50,30 @@ impl DropReason {
 pub struct ChannelState {
     tx_seq: AtomicU64,
     epoch: AtomicU64,
-    spare: [u64; 6],
+    generation: AtomicU64,
+    spare: [u64; 5],
     window: ReplayWindow,
 }
 
 impl ChannelState {
     /// Begins a channel: `next_send` is the first unused number of ours, `next_receive` the peer's.
-    /// Only for a channel that no one uses, and only once for a key: it would repeat nonces.
-    pub fn start(&self, epoch: u16, next_send: u64, next_receive: u64) {
+    /// Only for a channel that no one uses. `generation` names the keys, is never used for others
+    /// and never 0; a second call for the same keys does nothing, because it would repeat nonces.
+    pub fn start(&self, generation: u64, epoch: u16, next_send: u64, next_receive: u64) {
+        if self.generation.load(Ordering::Acquire) == generation {
+            return;
+        }
+        // Whoever dies in between leaves a record of no keys, which is begun again.
+        self.generation.store(0, Ordering::Release);
         self.epoch.store(u64::from(epoch), Ordering::Relaxed);
         self.window.reset(next_receive);
         self.tx_seq.store(next_send, Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// The keys that the record stands for, 0 for none.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Takes the next `count` sequence numbers and returns the first. `None`: the epoch is used up
@@ -137,11 +150,9 @@ const _: () = {
 };
 
 impl SessionShared {
-    /// Makes the record ready for another session. Only while no one uses it.
+    /// Makes the counters ready for another session. The channels are left alone: whoever still
+    /// seals for the last session must not meet a number twice, and new keys start them anew.
     pub fn reset(&self) {
-        for channel in &self.channels {
-            channel.start(0, 0, 0);
-        }
         let counters = [
             &self.rx_packets,
             &self.rx_bytes,
@@ -173,7 +184,7 @@ mod tests {
     #[test]
     fn sequence_numbers_are_taken_in_runs() {
         let channel = ChannelState::default();
-        channel.start(1, 1, 1);
+        channel.start(7, 1, 1, 1);
         assert_eq!(channel.take_tx_seq(1), Some(1));
         assert_eq!(channel.take_tx_seq(10), Some(2));
         assert_eq!(channel.take_tx_seq(1), Some(12));
@@ -185,9 +196,23 @@ mod tests {
     }
 
     #[test]
+    fn a_record_begins_once_for_its_keys() {
+        let channel = ChannelState::default();
+        channel.start(7, 1, 1, 1);
+        assert_eq!(channel.take_tx_seq(5), Some(1));
+        assert!(channel.window().commit(9));
+        channel.start(7, 1, 1, 1);
+        assert_eq!(channel.take_tx_seq(1), Some(6), "told again after a restart");
+        assert!(!channel.window().would_accept(9));
+        channel.start(8, 1, 1, 1);
+        assert_eq!(channel.take_tx_seq(1), Some(1), "other keys");
+        assert!(channel.window().would_accept(9));
+    }
+
+    #[test]
     fn an_epoch_ends_before_its_numbers_repeat() {
         let channel = ChannelState::default();
-        channel.start(1, MAX_SEQUENCE - 1, 0);
+        channel.start(7, 1, MAX_SEQUENCE - 1, 0);
         assert_eq!(channel.take_tx_seq(2), Some(MAX_SEQUENCE - 1));
         assert_eq!(channel.take_tx_seq(1), None);
         assert_eq!(channel.take_tx_seq(1), None, "for good");
@@ -196,7 +221,6 @@ mod tests {
     #[test]
     fn reset_leaves_nothing_of_the_last_session() {
         let session = SessionShared::default();
-        session.channels[1].start(3, 77, 500);
         session.rx_bytes.add(9);
         session.last_data_secs.set(4);
         for (n, reason) in DropReason::ALL.into_iter().enumerate() {
@@ -211,9 +235,6 @@ mod tests {
                 .iter()
                 .all(|reason| session.drops(*reason) == 0)
         );
-        assert_eq!(session.channels[1].epoch(), 0);
-        assert_eq!(session.channels[1].take_tx_seq(1), Some(0));
-        assert!(session.channels[1].window().would_accept(0));
     }
 }
 

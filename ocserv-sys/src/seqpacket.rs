@@ -11,8 +11,8 @@ use nix::sys::socket::{
     sendmsg, socketpair,
 };
 
-/// Most descriptors in one message (the kernel's own limit is 253).
-pub const MAX_FDS: usize = 64;
+/// Most descriptors in one message: the kernel's own limit (`SCM_MAX_FD`).
+pub const MAX_FDS: usize = 253;
 
 /// Two connected, close-on-exec sockets; both blocking.
 ///

@@ -47,7 +47,7 @@ struct NewKeys {
     channel: u8,
     keys: Box<ChannelKeys>,
     flow: Flow,
-    fresh: bool,
+    generation: u64,
 }
 
 impl Control {
@@ -115,7 +115,7 @@ impl Control {
                 keys,
                 peer,
                 local,
-                fresh,
+                generation,
             } => {
                 let flow = Flow { peer, local };
                 self.add_keys(NewKeys {
@@ -123,7 +123,7 @@ impl Control {
                     channel,
                     keys,
                     flow,
-                    fresh,
+                    generation,
                 })
                 .await?;
             }
@@ -188,15 +188,8 @@ impl Control {
         // this session or of the one that had the slot before.
         session.drop_channel(index);
         self.barrier().await?;
-        if new.fresh {
-            record.start(new.keys.epoch, new.keys.next_send, new.keys.next_receive);
-        } else if record.epoch() != new.keys.epoch {
-            tracing::error!(
-                slot = slot.0,
-                "keys do not belong to the channel record: refused"
-            );
-            return Ok(());
-        }
+        let keys = &new.keys;
+        record.start(new.generation, keys.epoch, keys.next_send, keys.next_receive);
         session.install(index, crypto, new.flow, clock());
         self.tell_all(|| Update::FlowAdded(slot.0, new.flow));
         self.supervisor

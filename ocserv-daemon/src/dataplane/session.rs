@@ -37,6 +37,8 @@ pub struct Flow {
 pub struct Channel {
     /// Which of the session's two records in shared memory holds its counter and window.
     pub index: usize,
+    /// The keys' number: that record must stand for them.
+    generation: u64,
     /// Keys.
     pub crypto: DtlsChannel,
     /// Liveness.
@@ -49,6 +51,7 @@ pub struct Channel {
 impl Channel {
     fn new(
         index: usize,
+        generation: u64,
         crypto: DtlsChannel,
         flow: Flow,
         settings: DtlsSettings,
@@ -56,6 +59,7 @@ impl Channel {
     ) -> Self {
         Self {
             index,
+            generation,
             crypto,
             control: DtlsControl::new(settings, now),
             flow: ArcSwap::from_pointee(flow),
@@ -153,7 +157,8 @@ impl Session {
             dpd: Duration::from_secs(u64::from(self.params.dpd)),
             switch_to_tcp: Duration::from_secs(u64::from(self.params.switch_to_tcp)),
         };
-        let channel = Channel::new(index, crypto, flow, settings, now);
+        let generation = self.shared().channels[index & 1].generation();
+        let channel = Channel::new(index, generation, crypto, flow, settings, now);
         self.mtu
             .new_path(channel.overhead(), self.params.ipv6.is_some());
         self.channels[index & 1].store(Some(Arc::new(channel)));
@@ -195,7 +200,7 @@ impl Session {
     pub fn take_sequence(&self, channel: &Channel) -> Option<u64> {
         let record = &self.shared().channels[channel.index & 1];
         let sequence = record.take_tx_seq(1)?;
-        (record.epoch() == channel.crypto.epoch()).then_some(sequence)
+        (record.generation() == channel.generation).then_some(sequence)
     }
 
     /// Whether a channel may move to another address now.
@@ -396,11 +401,13 @@ pub mod tests {
     #[test]
     fn a_record_given_to_another_channel_yields_no_number() {
         let session = session(0);
+        session.shared().channels[0].start(1, 1, 5, 1);
         session.install(0, crypto(1), flow("192.0.2.1:1"), Duration::from_secs(1));
         let take = || session.each_channel(|channel| session.take_sequence(channel));
-        session.shared().channels[0].start(1, 5, 1);
         assert_eq!(take(), Some(5));
         session.shared().reset();
+        assert_eq!(take(), Some(6), "counters of another session are no matter of the channel's");
+        session.shared().channels[0].start(2, 1, 1, 1);
         assert_eq!(take(), None);
     }
 

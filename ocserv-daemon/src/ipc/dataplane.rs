@@ -51,9 +51,9 @@ pub enum ToDataplane {
         peer: SocketAddr,
         /// Local UDP address.
         local: SocketAddr,
-        /// Told for the first time: the channel record begins anew. `false` after a restart of the
-        /// dataplane: counter and window go on where they stood.
-        fresh: bool,
+        /// Number of these keys, never used for others. A channel record that stands for other keys
+        /// begins anew; one that stands for these (after a restart of the dataplane) goes on.
+        generation: u64,
     },
     /// The gate and the client agreed on this inner MTU.
     MtuChanged {

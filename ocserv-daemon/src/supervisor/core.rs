@@ -139,6 +139,8 @@ pub struct Supervisor {
     pub(super) shared: SharedArray<SessionShared>,
     pub(super) shared_fd: std::os::fd::OwnedFd,
     pub(super) slots: Slots,
+    /// DTLS keys installed so far: names the last ones.
+    pub(super) generation_of_keys: u64,
 
     pub(super) connections: HashMap<ConnId, Connection>,
     pub(super) next_conn: u32,

@@ -73,7 +73,7 @@ impl Supervisor {
                     keys: Box::new(installed.keys.clone()),
                     peer: installed.peer,
                     local: installed.local,
-                    fresh: false,
+                    generation: installed.generation,
                 });
             }
         }
@@ -160,9 +160,19 @@ impl Supervisor {
         let channel = tunnel.next_channel;
         tunnel.next_channel = 1 - channel;
         tunnel.dtls_cipher = cipher;
-        let installed = InstalledChannel { keys: ChannelKeys::clone(&keys), peer, local };
+        self.generation_of_keys += 1;
+        let generation = self.generation_of_keys;
+        let installed =
+            InstalledChannel { keys: ChannelKeys::clone(&keys), peer, local, generation };
         tunnel.channels[usize::from(channel)] = Some(installed);
         let slot = tunnel.slot;
-        self.tell_dataplane(ToDataplane::KeysAdded { slot, channel, keys, peer, local, fresh: true });
+        self.tell_dataplane(ToDataplane::KeysAdded {
+            slot,
+            channel,
+            keys,
+            peer,
+            local,
+            generation: self.generation_of_keys,
+        });
     }
 }

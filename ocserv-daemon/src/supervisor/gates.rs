@@ -1,7 +1,7 @@
 //! The gate processes: started, fed with connections, replaced.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use ocserv_sys::seqpacket;
 
@@ -20,6 +20,8 @@ const SIGNERS_SHARED: usize = 4;
 const SIGNERS_OWN: usize = 1;
 /// A gate that dies before it was ready is not replaced at once.
 const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Bytes that may wait in each direction of a packet link.
+const LINK_BUFFER: usize = 2 << 20;
 /// Connections in one shared gate.
 const SHARED_CAPACITY: u32 = 16 * 1024;
 
@@ -44,6 +46,14 @@ pub struct Gates {
     /// By id, oldest first.
     pub all: BTreeMap<GateId, Gate>,
     next: u32,
+}
+
+/// The two ends of a packet link, with room for bursts.
+fn packet_link() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = seqpacket::pair()?;
+    seqpacket::set_buffers(one.as_fd(), LINK_BUFFER)?;
+    seqpacket::set_buffers(other.as_fd(), LINK_BUFFER)?;
+    Ok((one, other))
 }
 
 impl Supervisor {
@@ -129,7 +139,7 @@ impl Supervisor {
         let (Some(dataplane), Some(gate)) = (&self.dataplane, self.gates.all.get(&id)) else {
             return;
         };
-        match seqpacket::pair() {
+        match packet_link() {
             Ok((ours, theirs)) => {
                 dataplane.send(ToDataplane::GateAdded { gate: id }, vec![ours]);
                 gate.peer.send(ToGate::Dataplane, vec![theirs]);

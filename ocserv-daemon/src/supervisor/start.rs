@@ -235,6 +235,7 @@ fn build(
         shared,
         shared_fd,
         slots: Slots::new(slots),
+        generation_of_keys: 0,
         connections: HashMap::new(),
         next_conn: 0,
         records: BTreeMap::new(),

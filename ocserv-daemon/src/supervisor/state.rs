@@ -134,6 +134,8 @@ pub struct InstalledChannel {
     pub peer: SocketAddr,
     /// Local UDP address.
     pub local: SocketAddr,
+    /// Number of these keys among all that the server installed.
+    pub generation: u64,
 }
 
 impl Tunnel {

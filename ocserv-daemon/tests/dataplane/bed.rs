@@ -219,18 +219,18 @@ impl Bed {
     pub fn open_session(&self, slot: u32) -> Client {
         self.add_session(slot, GateId(1));
         let client = Client::new(self.server);
-        self.add_keys(slot, &client, true);
+        self.add_keys(slot, &client, 1);
         client
     }
 
-    pub fn add_keys(&self, slot: u32, client: &Client, fresh: bool) {
+    pub fn add_keys(&self, slot: u32, client: &Client, generation: u64) {
         let message = ToDataplane::KeysAdded {
             slot: Slot(slot),
             channel: 0,
             keys: Box::new(keys(false)),
             peer: client.socket.local_addr().unwrap(),
             local: self.server,
-            fresh,
+            generation,
         };
         self.tell(&message, &[]);
         let answer = self.hear();

@@ -185,7 +185,7 @@ fn counters_survive_a_kill() {
     bed.kill();
     bed.spawn();
     bed.add_session(0, GateId(1));
-    bed.add_keys(0, &client, false);
+    bed.add_keys(0, &client, 1);
 
     client.send_raw(&first);
     client.send_data(&udp_packet(CLIENT_IP, target, b"after"));
