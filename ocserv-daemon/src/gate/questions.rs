@@ -2,10 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ocserv_proto::login::{Outcome, Question};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use crate::ipc::channel::Channel;
 use crate::ipc::ids::ConnTicket;
@@ -13,11 +16,14 @@ use crate::ipc::secmod::{AuthOutcome, AuthQuestion, AuthReply, AuthRequest};
 
 /// What the client hears when the security module cannot answer (protocol.md 4.5).
 const INTERNAL_ERROR: &str = "Internal error";
+/// Longest wait for the successor of a security module that has ended.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Open questions, at most one for each connection.
 #[derive(Default)]
 pub struct Questions {
     channel: RefCell<Option<Rc<Channel>>>,
+    replaced: Notify,
     pending: RefCell<HashMap<u64, oneshot::Sender<AuthOutcome>>>,
     last: Cell<u64>,
 }
@@ -27,6 +33,7 @@ impl Questions {
     pub fn replace(&self, channel: Rc<Channel>) {
         self.pending.borrow_mut().clear();
         self.channel.replace(Some(channel));
+        self.replaced.notify_waiters();
     }
 
     /// Reads answers until the channel ends.
@@ -46,35 +53,60 @@ impl Questions {
                 }
             }
         }
-        let mut current = self.channel.borrow_mut();
-        if current
-            .as_ref()
-            .is_some_and(|current| Rc::ptr_eq(current, &channel))
-        {
-            *current = None;
+        if self.forget(&channel) {
             self.pending.borrow_mut().clear();
         }
     }
 
-    /// Asks and waits; the caller bounds the time. Without an answer the login fails.
+    /// Asks and waits; the caller bounds the time. A question that could not be sent goes to the
+    /// successor of a security module that has ended. One whose answer is lost does not, since it
+    /// may be what ended it: the user sees the form again.
     pub async fn ask(&self, ticket: &ConnTicket, vhost: u32, question: Question) -> Outcome {
-        let failed = || Outcome::Denied {
-            reason: INTERNAL_ERROR.to_owned(),
-        };
-        let Some(channel) = self.channel.borrow().clone() else {
-            return failed();
-        };
-        let (asker, answer) = oneshot::channel();
-        let entry = self.enter(asker);
-        let request = AuthRequest {
-            request: entry.request,
+        let mut request = AuthRequest {
+            request: 0,
             ticket: ticket.clone(),
             question: to_ipc(vhost, question),
         };
-        if channel.send(&request, &[]).await.is_err() {
-            return failed();
+        while let Ok(channel) = timeout(SUCCESSOR_TIMEOUT, self.open_channel()).await {
+            let (asker, answer) = oneshot::channel();
+            let entry = self.enter(asker);
+            request.request = entry.request;
+            match channel.send(&request, &[]).await {
+                Ok(()) => return answer.await.map_or(Outcome::Known(false), from_ipc),
+                Err(error) if is_gone(&error) => {
+                    self.forget(&channel);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "question to secmod");
+                    break;
+                }
+            }
         }
-        answer.await.map_or_else(|_| failed(), from_ipc)
+        Outcome::Denied {
+            reason: INTERNAL_ERROR.to_owned(),
+        }
+    }
+
+    async fn open_channel(&self) -> Rc<Channel> {
+        loop {
+            let replaced = self.replaced.notified();
+            if let Some(channel) = self.channel.borrow().clone() {
+                return channel;
+            }
+            replaced.await;
+        }
+    }
+
+    /// Whether this was the channel in use.
+    fn forget(&self, channel: &Rc<Channel>) -> bool {
+        let mut current = self.channel.borrow_mut();
+        let is_current = current
+            .as_ref()
+            .is_some_and(|current| Rc::ptr_eq(current, channel));
+        if is_current {
+            *current = None;
+        }
+        is_current
     }
 
     fn enter(&self, asker: oneshot::Sender<AuthOutcome>) -> Entry<'_> {
@@ -98,6 +130,13 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.questions.pending.borrow_mut().remove(&self.request);
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 fn to_ipc(vhost: u32, question: Question) -> AuthQuestion {

@@ -117,6 +117,10 @@ impl Supervisor {
 
     /// Makes the question and signing channels between a gate and secmod.
     pub fn link_gate_to_secmod(&mut self, id: GateId) {
+        // One that has no keys yet gets its gates when it has them.
+        if self.secmod_failures > 0 {
+            return;
+        }
         let (Some(secmod), Some(gate)) = (&self.secmod, self.gates.all.get_mut(&id)) else { return };
         let signers =
             if self.config.sessions_per_gate == 0 { SIGNERS_SHARED } else { SIGNERS_OWN };

@@ -27,6 +27,8 @@ use crate::ipc::secmod::{
 
 /// Nothing in these tests waits longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// This one ends the fake secmod.
+pub const DEADLY_PASSWORD: &str = "deadly";
 /// What the fake secmod takes.
 pub const PASSWORD: &str = "correct horse";
 /// What it gives.
@@ -107,36 +109,55 @@ pub struct Bed {
     thread: Option<JoinHandle<anyhow::Result<()>>>,
     next_conn: u32,
     pub signatures: Arc<Mutex<Vec<u16>>>,
+    keys: Arc<[TestKey]>,
+    secmod: Vec<Arc<OwnedFd>>,
 }
 
 impl Bed {
     /// A gate with these keys and this configuration beside the basic one.
     pub fn new(keys: &[&str], extra: &str) -> Self {
-        let keys: Vec<TestKey> = keys.iter().map(|name| key(name)).collect();
+        let keys: Arc<[TestKey]> = keys.iter().map(|name| key(name)).collect();
         let (supervisor, gate) = seqpacket::pair().unwrap();
         let (link, gate_link) = seqpacket::pair().unwrap();
-        let (questions, gate_questions) = seqpacket::pair().unwrap();
-        let (signing, gate_signing) = seqpacket::pair().unwrap();
         let thread = std::thread::spawn(move || serve_gate(gate));
         let setup = memfd_with(&setup(&keys, extra)).unwrap();
         tell(&supervisor, &ToGate::Configure, &[setup.as_raw_fd()]);
-        let secmod = [gate_questions.as_raw_fd(), gate_signing.as_raw_fd()];
-        tell(&supervisor, &ToGate::Secmod, &secmod);
         tell(&supervisor, &ToGate::Dataplane, &[gate_link.as_raw_fd()]);
-        let signatures = Arc::new(Mutex::new(Vec::new()));
-        let made = Arc::clone(&signatures);
-        std::thread::spawn(move || answer_questions(SyncChannel::new(questions)));
-        std::thread::spawn(move || answer_signing(SyncChannel::new(signing), &keys, &made));
-        let bed = Self {
+        let mut bed = Self {
             supervisor,
             link,
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
             thread: Some(thread),
             next_conn: 1,
-            signatures,
+            signatures: Arc::default(),
+            keys,
+            secmod: Vec::new(),
         };
+        bed.start_secmod();
         assert!(matches!(bed.heard(), FromGate::Ready));
         bed
+    }
+
+    /// Gives the gate a fake secmod, the first or another.
+    pub fn start_secmod(&mut self) {
+        let (questions, gate_questions) = seqpacket::pair().unwrap();
+        let (signing, gate_signing) = seqpacket::pair().unwrap();
+        let (keys, made) = (Arc::clone(&self.keys), Arc::clone(&self.signatures));
+        let ours = [&questions, &signing].map(|channel| channel.try_clone().unwrap());
+        self.secmod = ours.map(Arc::new).to_vec();
+        let channels = self.secmod.clone();
+        std::thread::spawn(move || {
+            answer_questions(SyncChannel::new(questions));
+            end_secmod(&channels);
+        });
+        std::thread::spawn(move || answer_signing(SyncChannel::new(signing), &keys, &made));
+        let channels = [gate_questions.as_raw_fd(), gate_signing.as_raw_fd()];
+        self.tell(&ToGate::Secmod, &channels);
+    }
+
+    /// The fake secmod dies.
+    pub fn kill_secmod(&mut self) {
+        end_secmod(&self.secmod);
     }
 
     /// A TCP connection that the gate serves.
@@ -307,6 +328,14 @@ fn receive<T>(socket: &OwnedFd, read: impl FnOnce(&[u8]) -> T) -> T {
     read(&buffer[..received.len])
 }
 
+/// Closes its channels as the end of its process would.
+fn end_secmod(channels: &[Arc<OwnedFd>]) {
+    use nix::sys::socket::{Shutdown, shutdown};
+    for channel in channels {
+        shutdown(channel.as_raw_fd(), Shutdown::Both).unwrap();
+    }
+}
+
 fn answer_questions(channel: SyncChannel) {
     while let Ok(Some((request, _))) = channel.recv::<AuthRequest>(PATIENCE) {
         let granted = AuthOutcome::Granted {
@@ -318,6 +347,10 @@ fn answer_questions(channel: SyncChannel) {
                 password: Some(password),
                 ..
             } if password.expose() == PASSWORD.as_bytes() => granted,
+            AuthQuestion::Start {
+                password: Some(password),
+                ..
+            } if password.expose() == DEADLY_PASSWORD.as_bytes() => return,
             _ => AuthOutcome::Denied {
                 reason: "Authentication failed".to_owned(),
             },

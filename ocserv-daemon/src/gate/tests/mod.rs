@@ -4,4 +4,5 @@ mod bed;
 mod client;
 mod dtls;
 mod handshakes;
+mod secmod_death;
 mod sessions;

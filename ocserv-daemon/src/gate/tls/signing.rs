@@ -17,6 +17,9 @@ use crate::ipc::secmod::{SignReply, SignRequest};
 
 /// Longest wait for a free channel, and for the answer on it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request is sent so often at most: one that is the death of secmod shall not be that of each
+/// successor.
+const MAX_TRIES: u32 = 2;
 
 thread_local! {
     /// Scheme of the last signature made for this thread; see [`take_last_scheme`].
@@ -40,8 +43,37 @@ pub struct SignPool {
 struct Channels {
     /// Counts the times that secmod was replaced: channels to a dead one do not come back.
     generation: u64,
-    idle: Vec<SyncChannel>,
+    idle: Vec<SignChannel>,
     in_use: usize,
+}
+
+/// One signing channel.
+#[derive(Debug)]
+struct SignChannel {
+    channel: SyncChannel,
+    /// The last call was given up; its answer comes before any other.
+    owes_answer: bool,
+}
+
+impl SignChannel {
+    fn call(&mut self, request: &SignRequest) -> io::Result<SignReply> {
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        if self.owes_answer {
+            self.answer(deadline)?;
+        }
+        self.channel.send(request)?;
+        self.answer(deadline)
+    }
+
+    fn answer(&mut self, deadline: Instant) -> io::Result<SignReply> {
+        self.owes_answer = true;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Some((reply, _)) = self.channel.recv(left)? else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        self.owes_answer = false;
+        Ok(reply)
+    }
 }
 
 impl SignPool {
@@ -50,7 +82,13 @@ impl SignPool {
         let mut channels = self.lock();
         channels.generation += 1;
         channels.in_use = 0;
-        channels.idle = sockets.into_iter().map(SyncChannel::new).collect();
+        channels.idle = sockets
+            .into_iter()
+            .map(|socket| SignChannel {
+                channel: SyncChannel::new(socket),
+                owes_answer: false,
+            })
+            .collect();
         self.freed.notify_all();
     }
 
@@ -60,12 +98,12 @@ impl SignPool {
         channels.idle.len() + channels.in_use
     }
 
-    /// One question and its answer.
+    /// One question and its answer. When secmod dies, its successor is waited for and asked.
     ///
     /// # Errors
-    /// When secmod is gone or silent.
+    /// When there is none in time, or secmod is silent.
     pub fn call(&self, request: &SignRequest) -> io::Result<SignReply> {
-        self.with_channel(|channel| channel.call(request, CALL_TIMEOUT))
+        self.with_channel(|channel| channel.call(request))
     }
 
     /// A message that has no answer.
@@ -73,26 +111,39 @@ impl SignPool {
     /// # Errors
     /// When secmod is gone.
     pub fn tell(&self, request: &SignRequest) -> io::Result<()> {
-        self.with_channel(|channel| channel.send(request))
+        self.with_channel(|channel| channel.channel.send(request))
     }
 
-    fn with_channel<T>(&self, work: impl Fn(&SyncChannel) -> io::Result<T>) -> io::Result<T> {
-        let (channel, generation) = self.take()?;
-        let result = work(&channel);
-        let mut channels = self.lock();
-        if channels.generation == generation {
-            channels.in_use -= 1;
-            // After a failure an answer may still be on its way; it must not meet another question.
-            if result.is_ok() {
-                channels.idle.push(channel);
-            }
-            self.freed.notify_one();
-        }
-        result
-    }
-
-    fn take(&self) -> io::Result<(SyncChannel, u64)> {
+    fn with_channel<T>(&self, work: impl Fn(&mut SignChannel) -> io::Result<T>) -> io::Result<T> {
         let deadline = Instant::now() + CALL_TIMEOUT;
+        let mut tries = 1;
+        loop {
+            let (mut channel, generation) = self.take(deadline)?;
+            let result = work(&mut channel);
+            let error = result.as_ref().err().map(io::Error::kind);
+            let mut channels = self.lock();
+            if channels.generation == generation {
+                channels.in_use -= 1;
+                if matches!(error, None | Some(io::ErrorKind::TimedOut)) {
+                    channels.idle.push(channel);
+                }
+                self.freed.notify_one();
+            }
+            match error {
+                // Nothing was sent.
+                Some(io::ErrorKind::BrokenPipe) => {}
+                Some(io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof)
+                    if tries < MAX_TRIES =>
+                {
+                    tries += 1;
+                }
+                _ => return result,
+            }
+        }
+    }
+
+    /// Takes a channel, waiting for one that is in use, or for those of secmod's successor.
+    fn take(&self, deadline: Instant) -> io::Result<(SignChannel, u64)> {
         let mut channels = self.lock();
         loop {
             if let Some(channel) = channels.idle.pop() {
@@ -100,7 +151,7 @@ impl SignPool {
                 return Ok((channel, channels.generation));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if channels.in_use == 0 || left.is_zero() {
+            if left.is_zero() {
                 return Err(io::ErrorKind::NotConnected.into());
             }
             channels = self
