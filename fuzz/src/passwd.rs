@@ -92,7 +92,10 @@ fn check_lock(file: &[u8], name: &str) {
     assert_eq!(passwd::lock(&locked, name), locked);
     let unlocked = passwd::unlock(&locked, name);
     assert_others_stay(file, &unlocked, name);
-    assert_eq!(passwd::lock(&unlocked, name), locked);
+    // One mark is taken off, so two stay a lock.
+    if !locked.windows(2).any(|marks| marks == b"!!") {
+        assert_eq!(passwd::lock(&unlocked, name), locked);
+    }
 }
 
 /// Lines that do not begin with `name:` are the same, byte for byte.
