@@ -2,12 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use nix::sys::socket::{getsockopt, sockopt};
-use ocserv_proto::config::{Cipher, RekeyMethod, UserConfig};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use ocserv_proto::config::{Cipher, NetPriority, RekeyMethod, UserConfig};
 use ocserv_proto::connect::{ConnectAnswer, ConnectRequest, DtlsAnswer, Refusal, Rekey};
 use ocserv_proto::cstp::CstpSettings;
 use ocserv_proto::mtu::{self, Mtu, MtuInput, Protection};
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -118,6 +119,9 @@ pub async fn answer(
     client: &ConnectRequest,
     grant: TunnelGrant,
 ) -> Result<Opened, EndReason> {
+    if let Some(priority) = grant.settings.net_priority {
+        prioritize(&tls.tcp, ticket, priority);
+    }
     let dtls_ciphers = dtls_ciphers(settings, vhost, &tls.session, client, &grant.settings);
     let dtls = !dtls_ciphers.is_empty();
     let mtu = negotiate(ticket, &tls, client, &grant, dtls);
@@ -171,6 +175,20 @@ pub async fn answer(
         mtu: mtu.tunnel,
         start,
     })
+}
+
+/// `net-priority` of the tunnel's TCP connection; the dataplane sees to the datagrams.
+fn prioritize(tcp: &TcpStream, ticket: &ConnTicket, priority: NetPriority) {
+    let set = match priority {
+        NetPriority::Priority(level) => setsockopt(tcp, sockopt::Priority, &i32::from(level)),
+        NetPriority::Tos(tos) if is_outer_ipv6(ticket) => {
+            setsockopt(tcp, sockopt::Ipv6TClass, &i32::from(tos))
+        }
+        NetPriority::Tos(tos) => setsockopt(tcp, sockopt::Ipv4Tos, &i32::from(tos)),
+    };
+    if let Err(error) = set {
+        tracing::warn!(conn = ticket.conn.0, %error, "net-priority");
+    }
 }
 
 /// Empty: no DTLS (protocol.md 8.1).
