@@ -31,6 +31,8 @@ pub struct PathMtu {
     good: Option<u16>,
     bad: Option<Refused>,
     probe: Option<Probe>,
+    /// The path does not even take the floor: nothing is probed any more. The caller has another way
+    /// for what does not pass.
     given_up: bool,
 }
 
@@ -73,12 +75,6 @@ impl PathMtu {
     /// The link MTU to use.
     pub fn link(&self) -> u16 {
         self.link
-    }
-
-    /// Whether the path does not even take the floor. Nothing is probed any more; the caller has
-    /// another way for what does not pass.
-    pub fn given_up(&self) -> bool {
-        self.given_up
     }
 
     /// A packet of this size was refused, or is known to be lost. Falls back to the largest size
@@ -126,14 +122,13 @@ impl PathMtu {
     }
 
     /// The client sent a control packet of this size: the path is that wide, at least towards here.
-    /// Whether it is so towards the client is probed next.
+    /// Whether it is so towards the client is probed next, unless it is known not to be: a client's
+    /// packets may arrive in fragments.
     pub fn heard(&mut self, link: u16) {
-        if link <= self.link {
-            return;
+        let link = link.min(self.ceiling);
+        if link > self.link && self.bad.is_none_or(|bad| link < bad.link) {
+            self.link = link;
         }
-        self.link = link.min(self.ceiling);
-        self.bad = self.bad.filter(|bad| bad.link > self.link);
-        self.given_up = false;
     }
 
     /// To be called each second or so; returns the size of a probe to send. `last_heard` is when
@@ -273,13 +268,10 @@ mod tests {
             let mut path = PathMtu::new(1500, ipv6_lease);
             search(&mut path, 10, 60, floor - 1, false);
             assert_eq!(path.link(), floor);
-            assert!(path.given_up());
+            assert!(path.given_up);
             assert!(search(&mut path, 70, 5000, 1500, false).is_empty());
             path.heard(1400);
-            assert!(
-                !path.given_up() && path.link() == 1400,
-                "the client shows more"
-            );
+            assert_eq!(path.link(), floor);
         }
     }
 
@@ -288,7 +280,7 @@ mod tests {
         let mut path = PathMtu::new(1270, true);
         assert_eq!(path.link(), 1270);
         path.too_large(at(1), 1270);
-        assert!(path.given_up() && path.link() == 1270);
+        assert!(path.given_up && path.link() == 1270);
     }
 
     #[test]
@@ -304,8 +296,14 @@ mod tests {
             Some(1350),
             "to be proven"
         );
+        path.heard(1500);
+        assert_eq!(path.link(), 1350, "that was refused");
+
+        let mut path = PathMtu::new(1500, false);
+        path.too_large(at(10), 1400);
+        path.heard(1399);
         path.heard(16_000);
-        assert_eq!(path.link(), 1500, "no more than negotiated");
+        assert_eq!(path.link(), 1399);
     }
 
     #[test]
