@@ -18,7 +18,9 @@ pub struct Namespace {
 
 impl Namespace {
     /// Creates the namespace with its loopback up and without address conflict detection, which
-    /// would hold IPv6 addresses back for a second.
+    /// would hold IPv6 addresses back for a second. TCP slows down where packets are lost: with BBR,
+    /// the default of some hosts, it floods a client that gets too little processor time, and a
+    /// transfer stands still for seconds.
     ///
     /// # Errors
     /// Without root, or when the name is taken.
@@ -31,6 +33,8 @@ impl Namespace {
         for scope in ["all", "default"] {
             namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
         }
+        // Others than Reno may be missing, or forbidden here.
+        namespace.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
         Ok(namespace)
     }
 

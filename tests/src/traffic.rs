@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use crate::wait;
 /// A read or write of a transfer that takes longer is a failure.
 const STALL: Duration = Duration::from_secs(20);
 const CHUNK: usize = 64 * 1024;
+/// Pause behind each chunk of a flow that shall last.
+const PAUSE: Duration = Duration::from_millis(10);
+/// What passes in each direction before and after a disturbance.
+const AROUND: usize = 20 * CHUNK;
 
 /// Sends echo requests until one is answered.
 ///
@@ -57,29 +62,146 @@ pub fn transfer_all_ways(bed: &Bed, client: &Client, bytes: usize) -> Result<()>
     Ok(())
 }
 
+/// Keeps a TCP flow in each direction, one in either address family, while `disturbance` runs, and
+/// some time before and after; compares checksums.
+///
+/// # Errors
+/// As [`transfer_all_ways`], and those of `disturbance`.
+pub fn transfer_during(
+    bed: &Bed,
+    client: &Client,
+    disturbance: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let (up, down) = (Flow::lasting(), Flow::lasting());
+    let own = client.address6()?;
+    thread::scope(|scope| {
+        let up_thread = scope.spawn(|| up.run(client.namespace(), bed.lan(), LAN4));
+        let down_thread = scope.spawn(|| down.run(bed.lan(), client.namespace(), &own));
+        let pass = |flow: &Flow| {
+            let goal = flow.arrived.load(Ordering::Relaxed) + AROUND;
+            wait::until_true("the flow to move", wait::LONG, || {
+                flow.arrived.load(Ordering::Relaxed) >= goal
+            })
+        };
+        let both = || {
+            pass(&up)
+                .context("client to lan")
+                .and(pass(&down).context("lan to client"))
+        };
+        let outcome = both()
+            .context("before")
+            .and_then(|()| disturbance())
+            .and_then(|()| both().context("after"));
+        for flow in [&up, &down] {
+            flow.limit.store(0, Ordering::Relaxed);
+        }
+        for (name, flow) in [("client to lan", up_thread), ("lan to client", down_thread)] {
+            let result = flow.join().map_err(|_| anyhow!("a flow panicked"))?;
+            result.context(name)?;
+        }
+        outcome
+    })
+}
+
 /// Sends `bytes` bytes over TCP to `address`, which is in `to`, and compares checksums.
 ///
 /// # Errors
 /// As [`transfer_all_ways`].
 pub fn transfer(from: &Namespace, to: &Namespace, address: &str, bytes: usize) -> Result<()> {
-    let address: IpAddr = address.parse().context("address")?;
-    let listener = to.run(|| TcpListener::bind((address, 0)))??;
-    let target = listener.local_addr()?;
-    let received = thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive(&listener));
-        let sent = from.run(|| send(target, bytes)).and_then(|result| result);
-        if sent.is_err() {
-            // Wakes the receiver up if nothing has reached it.
-            let _ = to.run(|| TcpStream::connect_timeout(&target, STALL));
+    Flow::of(bytes).run(from, to, address)
+}
+
+/// Bytes in one direction.
+struct Flow {
+    /// Ends when so many bytes are sent.
+    limit: AtomicUsize,
+    arrived: AtomicUsize,
+    pause: Duration,
+}
+
+impl Flow {
+    const fn of(bytes: usize) -> Self {
+        Self {
+            limit: AtomicUsize::new(bytes),
+            arrived: AtomicUsize::new(0),
+            pause: Duration::ZERO,
         }
-        let received = receiver.join().map_err(|_| anyhow!("receiver panicked"))?;
-        sent.and_then(|sent| Ok((sent, received?)))
-    })?;
-    let (sent, received) = received;
-    if sent != received {
-        bail!("sent {sent:?}, received {received:?}");
     }
-    Ok(())
+
+    const fn lasting() -> Self {
+        Self {
+            pause: PAUSE,
+            ..Self::of(usize::MAX)
+        }
+    }
+
+    fn run(&self, from: &Namespace, to: &Namespace, address: &str) -> Result<()> {
+        let address: IpAddr = address.parse().context("address")?;
+        let listener = to.run(|| TcpListener::bind((address, 0)))??;
+        let target = listener.local_addr()?;
+        let (sent, received) = thread::scope(|scope| {
+            let receiver = scope.spawn(|| self.receive(&listener));
+            let sent = from.run(|| self.send(target)).and_then(|result| result);
+            if sent.is_err() {
+                // Wakes the receiver up if nothing has reached it.
+                let _ = to.run(|| TcpStream::connect_timeout(&target, STALL));
+            }
+            let received = receiver.join().map_err(|_| anyhow!("receiver panicked"))?;
+            sent.and_then(|sent| Ok((sent, received?)))
+        })?;
+        if sent != received {
+            bail!("sent {sent:?}, received {received:?}");
+        }
+        Ok(())
+    }
+
+    fn send(&self, target: SocketAddr) -> Result<Summary> {
+        let mut stream = TcpStream::connect_timeout(&target, STALL).context("connect")?;
+        stream.set_write_timeout(Some(STALL))?;
+        stream.set_read_timeout(Some(STALL))?;
+        let mut summary = Summary::new();
+        let mut chunk = vec![0; CHUNK];
+        let mut state = 1_u32;
+        loop {
+            let left = self
+                .limit
+                .load(Ordering::Relaxed)
+                .saturating_sub(summary.bytes);
+            if left == 0 {
+                break;
+            }
+            for byte in &mut chunk {
+                // Numerical Recipes' generator: bytes that neither repeat nor compress.
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *byte = (state >> 24) as u8;
+            }
+            let part = &chunk[..CHUNK.min(left)];
+            stream.write_all(part).context("send")?;
+            summary.add(part);
+            if !self.pause.is_zero() {
+                thread::sleep(self.pause);
+            }
+        }
+        stream.shutdown(std::net::Shutdown::Write)?;
+        // The end of the other direction says that everything has arrived.
+        stream.read(&mut [0]).context("confirmation")?;
+        Ok(summary)
+    }
+
+    fn receive(&self, listener: &TcpListener) -> Result<Summary> {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(STALL))?;
+        let mut summary = Summary::new();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let length = stream.read(&mut chunk).context("receive")?;
+            if length == 0 {
+                return Ok(summary);
+            }
+            summary.add(&chunk[..length]);
+            self.arrived.store(summary.bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Length and checksum of what passed.
@@ -104,43 +226,6 @@ impl Summary {
         for byte in data {
             self.checksum = (self.checksum ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
         }
-    }
-}
-
-fn send(target: SocketAddr, bytes: usize) -> Result<Summary> {
-    let mut stream = TcpStream::connect_timeout(&target, STALL).context("connect")?;
-    stream.set_write_timeout(Some(STALL))?;
-    stream.set_read_timeout(Some(STALL))?;
-    let mut summary = Summary::new();
-    let mut chunk = vec![0; CHUNK];
-    let mut state = 1_u32;
-    while summary.bytes < bytes {
-        for byte in &mut chunk {
-            // Numerical Recipes' generator: bytes that neither repeat nor compress.
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            *byte = (state >> 24) as u8;
-        }
-        let part = &chunk[..CHUNK.min(bytes - summary.bytes)];
-        stream.write_all(part).context("send")?;
-        summary.add(part);
-    }
-    stream.shutdown(std::net::Shutdown::Write)?;
-    // The end of the other direction says that everything has arrived.
-    stream.read(&mut [0]).context("confirmation")?;
-    Ok(summary)
-}
-
-fn receive(listener: &TcpListener) -> Result<Summary> {
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(STALL))?;
-    let mut summary = Summary::new();
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let length = stream.read(&mut chunk).context("receive")?;
-        if length == 0 {
-            return Ok(summary);
-        }
-        summary.add(&chunk[..length]);
     }
 }
 
