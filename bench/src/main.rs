@@ -31,6 +31,9 @@ struct Options {
     /// One short round of everything, to see that it works.
     #[arg(long)]
     quick: bool,
+    /// Length of each round of logins and of each transfer.
+    #[arg(long, conflicts_with = "quick")]
+    seconds: Option<u64>,
     /// Only these figures.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Figure>,
@@ -93,6 +96,14 @@ fn run(options: &Options) -> Result<()> {
         Scale::QUICK
     } else {
         Scale::FULL
+    };
+    let scale = match options.seconds.map(Duration::from_secs) {
+        Some(span) => Scale {
+            login_round: span,
+            transfer: span,
+            ..scale
+        },
+        None => scale,
     };
     let sides = side::all(options.side).context("setting up the beds")?;
     let mut report = Report::begin(scale);
