@@ -11,12 +11,16 @@ use openssl::ssl::{ErrorCode, SslRef, SslStream};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::MAX_REPEATS;
 use super::context::{Datagrams, DtlsContext};
 
 /// First retransmission of a flight, doubled each time (protocol.md 8.3).
 const FIRST_RETRANSMIT: Duration = Duration::from_millis(400);
 /// After this a handshake is given up.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Most retransmissions that the client did not ask for. A ClientHello proves no address: who saw
+/// the App-ID could have us send to somebody else. A client that lost more repeats its own flight.
+const MAX_RESENDS: u32 = 2;
 /// Epoch of the keys of a first handshake.
 const EPOCH: u16 = 1;
 
@@ -58,6 +62,10 @@ pub(super) struct Handshake {
     pub(super) give_up_at: Now,
     pub(super) resend_at: Now,
     interval: Duration,
+    /// Retransmissions left.
+    resends: u32,
+    /// Answers left to the repeated ClientHello.
+    pub(super) repeats: u32,
 }
 
 impl Handshake {
@@ -78,6 +86,8 @@ impl Handshake {
             give_up_at: now + DEADLINE,
             resend_at: now + DEADLINE,
             interval: FIRST_RETRANSMIT,
+            resends: MAX_RESENDS,
+            repeats: MAX_REPEATS,
         })
     }
 
@@ -109,7 +119,12 @@ impl Handshake {
     /// Plans the next retransmission.
     pub(super) fn resent(&mut self, now: Now) {
         self.interval = self.interval.saturating_mul(2);
-        self.resend_at = now + self.interval;
+        self.resends = self.resends.saturating_sub(1);
+        self.resend_at = if self.resends == 0 {
+            self.give_up_at
+        } else {
+            now + self.interval
+        };
     }
 
     fn note_finished(&mut self, datagram: &[u8]) {

@@ -27,8 +27,10 @@ use handshake::{Handshake, Progress, records};
 const KEEP_LAST_FLIGHT: Duration = Duration::from_secs(15);
 /// Shortest time between two new handshakes of a session (protocol.md 8.6).
 const BETWEEN_HANDSHAKES: Duration = Duration::from_secs(3);
-/// Most repetitions of the last flight.
+/// Most repetitions of a flight that the client asks for by repeating its own.
 const MAX_REPEATS: u32 = 8;
+/// Longest wait for the dataplane to have the keys; the supervisor drops those that come too fast.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Client and server address of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,11 +166,13 @@ impl DtlsServer {
                     actions.push(Action::Send(*flow, handshake.flight.clone()));
                 }
             }
-            State::Installing { give_up_at: at, .. } | State::Finished { forget_at: at, .. }
-                if now >= *at =>
-            {
+            State::Installing {
+                flow, give_up_at, ..
+            } if now >= *give_up_at => {
+                actions.push(Action::Failed(*flow, "keys were not installed".to_owned()));
                 self.state = State::Idle;
             }
+            State::Finished { forget_at, .. } if now >= *forget_at => self.state = State::Idle,
             _ => {}
         }
     }
@@ -188,12 +192,15 @@ impl DtlsServer {
             flow: own,
             hello_random,
             handshake,
-        } = &self.state
+        } = &mut self.state
             && *own == flow
             && *hello_random == random
         {
             // OpenSSL would not answer a repeated ClientHello before its timer.
-            actions.push(Action::Send(flow, handshake.flight.clone()));
+            if handshake.repeats > 0 {
+                handshake.repeats -= 1;
+                actions.push(Action::Send(flow, handshake.flight.clone()));
+            }
             return;
         }
         if self
@@ -234,7 +241,7 @@ impl DtlsServer {
             Ok(Progress::Waiting { new_flight: false }) => {}
             Ok(Progress::Done(keys)) => {
                 let flight = std::mem::take(&mut handshake.flight);
-                let give_up_at = now + handshake::DEADLINE;
+                let give_up_at = now + INSTALL_TIMEOUT;
                 self.state = State::Installing {
                     flow,
                     flight,

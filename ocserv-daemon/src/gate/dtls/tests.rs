@@ -187,9 +187,57 @@ fn a_lost_first_flight_is_sent_again_by_timer_and_on_request() {
     assert_eq!(server.poll_timeout(), Some(Duration::from_millis(1200)));
     server.datagram(Duration::from_millis(500), flow(), &hello[0], &mut actions);
     assert_eq!(sent(&mut actions), first);
+    server.handle_timeout(Duration::from_millis(1200), &mut actions);
+    assert_eq!(sent(&mut actions), first);
+    let end = Duration::from_secs(60);
+    assert_eq!(server.poll_timeout(), Some(end), "not a third time");
     server.handle_timeout(Duration::from_secs(60), &mut actions);
     assert!(matches!(actions[..], [Action::Failed(..)]));
     assert_eq!(server.poll_timeout(), None);
+}
+
+#[test]
+fn a_client_that_says_nothing_new_gets_a_bounded_number_of_flights() {
+    let (mut server, mut client) = (server(&ALL), client(PSK, "PSK"));
+    let mut actions = Vec::new();
+    let (hello, _) = step(&mut client, None);
+    let mut flights = 0;
+    for _ in 0..100 {
+        server.datagram(Now::ZERO, flow(), &hello[0], &mut actions);
+        flights += actions.drain(..).count();
+    }
+    assert_eq!(flights, 1 + MAX_REPEATS as usize);
+}
+
+#[test]
+fn a_handshake_under_way_is_not_replaced_at_once() {
+    let (mut server, mut first) = (server(&ALL), client(PSK, "PSK"));
+    let mut actions = Vec::new();
+    let (hello, _) = step(&mut first, None);
+    server.datagram(Now::ZERO, flow(), &hello[0], &mut actions);
+    let flight = sent(&mut actions);
+    let (other, _) = step(&mut client(PSK, "PSK"), None);
+    let soon = BETWEEN_HANDSHAKES - Duration::from_millis(1);
+    server.datagram(soon, flow(), &other[0], &mut actions);
+    assert!(actions.is_empty());
+    server.datagram(soon, flow(), &hello[0], &mut actions);
+    assert_eq!(sent(&mut actions), flight, "the first goes on");
+    server.datagram(BETWEEN_HANDSHAKES, flow(), &other[0], &mut actions);
+    assert_ne!(sent(&mut actions), flight, "the second has begun");
+}
+
+#[test]
+fn keys_that_are_not_installed_end_their_handshake() {
+    let mut server = server(&ALL);
+    handshake(&mut server, &mut client(PSK, "PSK"), Now::ZERO);
+    assert_eq!(server.poll_timeout(), Some(INSTALL_TIMEOUT));
+    let mut actions = Vec::new();
+    server.handle_timeout(INSTALL_TIMEOUT, &mut actions);
+    assert!(matches!(actions[..], [Action::Failed(..)]), "{actions:?}");
+    actions.clear();
+    server.keys_installed(INSTALL_TIMEOUT, &mut actions);
+    assert!(actions.is_empty(), "too late");
+    handshake(&mut server, &mut client(PSK, "PSK"), INSTALL_TIMEOUT);
 }
 
 #[test]
