@@ -32,15 +32,21 @@ fn guard_memory(traceable: bool) -> anyhow::Result<()> {
 /// # Errors
 /// When something could not be given up: the process must not go on.
 pub fn confine(confinement: &Confinement, role: Role) -> anyhow::Result<()> {
+    if let Some(more) = confinement.more_memory {
+        process::limit_data(more).context("cannot limit the memory")?;
+    }
+    if confinement.isolate {
+        // A container may have taken the right to it away; Landlock and seccomp remain.
+        if let Err(error) = sandbox::leave_file_systems() {
+            tracing::warn!("the root directory stays: {error}");
+        }
+    }
     if let Some((uid, gid)) = confinement.user {
         sandbox::drop_privileges(uid, gid).context("cannot drop privileges")?;
     } else if confinement.isolate {
         sandbox::drop_capabilities().context("cannot drop capabilities")?;
     }
     guard_memory(confinement.traceable)?;
-    if let Some(more) = confinement.more_memory {
-        process::limit_data(more).context("cannot limit the memory")?;
-    }
     if confinement.isolate {
         match sandbox::restrict(role).context("cannot restrict the process")? {
             FileRestriction::Full => {}

@@ -6,20 +6,22 @@
 use std::io::{self, Write};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, UnlinkatFlags, fork, unlinkat};
 use ocserv_sys::sandbox::{
     FileRestriction, Role, SandboxError, drop_capabilities, drop_privileges, forbid_dumps,
-    restrict, restrict_files,
+    leave_file_systems, restrict, restrict_files,
 };
 
 type Check = Result<(), String>;
 type Test = fn() -> Check;
 
 fn main() {
-    let tests: [(&str, Test); 5] = [
+    let tests: [(&str, Test); 6] = [
+        ("no_path_leads_anywhere", no_path_leads_anywhere),
         (
             "files_are_gone_by_landlock_alone",
             files_are_gone_by_landlock_alone,
@@ -139,6 +141,22 @@ fn files_are_gone_by_landlock_alone() -> Check {
         .status()
         .map_err(|e| e.raw_os_error());
     check("execute", run.err() == Some(Some(libc::EACCES)))
+}
+
+/// Without Landlock and seccomp.
+fn no_path_leads_anywhere() -> Check {
+    let parent = std::fs::File::open(std::env::temp_dir()).map_err(text)?;
+    let file = format!("ocserv-sandbox-{}", std::process::id());
+    let name = std::env::temp_dir().join(&file);
+    let _log = UnixDatagram::bind(&name).map_err(text)?;
+    let socket = UnixDatagram::unbound().map_err(text)?;
+    let before = socket.send_to(b"x", &name).is_ok();
+    leave_file_systems().map_err(text)?;
+    let after = socket.send_to(b"x", &name).is_ok();
+    unlinkat(&parent, file.as_str(), UnlinkatFlags::NoRemoveDir).map_err(text)?;
+    check("named socket, before", before)?;
+    check("named socket", !after)?;
+    check("upwards", std::fs::metadata("/../etc").is_err())
 }
 
 fn reaches_nothing(role: Role) -> Check {

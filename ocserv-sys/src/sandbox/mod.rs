@@ -1,6 +1,6 @@
 //! What a gate or dataplane gives up before it reads a byte from outside.
 //!
-//! Order: [`drop_privileges`], [`forbid_dumps`], then [`restrict`]. All before the process starts a thread: Landlock
+//! Order: [`leave_file_systems`], [`drop_privileges`], [`forbid_dumps`], then [`restrict`]. All before the process starts a thread: Landlock
 //! and capabilities belong to threads. The filter of system calls is put on all threads anyway.
 
 mod files;
@@ -11,7 +11,7 @@ use std::io;
 
 pub use files::{FileRestriction, restrict_files};
 pub use privileges::{
-    drop_capabilities, drop_privileges, forbid_dumps, forbid_new_privileges,
+    drop_capabilities, drop_privileges, forbid_dumps, forbid_new_privileges, leave_file_systems,
 };
 pub use syscalls::{allowed_calls, restrict_syscalls};
 

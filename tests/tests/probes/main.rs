@@ -237,6 +237,27 @@ fn others_of_the_same_user_see_nothing_of_gates_and_dataplane() {
     );
 }
 
+#[test]
+fn gates_and_dataplane_have_an_empty_root_directory() {
+    scenario(|bed| {
+        let server = Server::start(bed, &Config::new(bed))?;
+        for role in [Role::Gate, Role::Dataplane] {
+            each_process(role, &server, |pid| {
+                for link in ["root", "cwd"] {
+                    let directory = std::fs::read_link(format!("/proc/{pid}/{link}"))?;
+                    let expected = format!("/proc/{pid}/fdinfo");
+                    ensure!(
+                        directory.to_str() == Some(&expected),
+                        "{role:?}: {directory:?}"
+                    );
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
 /// Where the bed's server writes its log: a descriptor of all its processes.
 const LOG: &str = "/ocserv.log";
 /// Of both roles: standard input and output, channels to other processes, tokio's signal pipe, the
