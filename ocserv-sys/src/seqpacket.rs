@@ -107,7 +107,7 @@ fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
         if (part.cmsg_level, part.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: the header is inside of the control buffer, and so is its data.
             let data = unsafe { libc::CMSG_DATA(header) };
-            let bytes = (part.cmsg_len as usize).saturating_sub(data.addr() - header.addr());
+            let bytes = part.cmsg_len.saturating_sub(data.addr() - header.addr());
             for index in 0..bytes / size_of::<RawFd>() {
                 // SAFETY: one of the descriptors that the header's length counts.
                 let place = unsafe { data.cast::<RawFd>().add(index) };
