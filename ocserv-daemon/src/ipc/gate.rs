@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::ids::{ConnId, ConnTicket, SessionName, Slot};
 use super::secmod::KeyInfo;
 
+/// Longest text of a client, in bytes.
+const MAX_TEXT: usize = 63;
+
 /// Supervisor → gate.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToGate {
@@ -118,7 +121,31 @@ pub enum EndReason {
     Replaced,
 }
 
+impl TunnelRequest {
+    /// Cuts the client's texts to what a well-behaved gate passes on (behaviour.md §16), and takes
+    /// control characters out of them.
+    pub fn trim(&mut self) {
+        let texts = [&mut self.user_agent, &mut self.device_type, &mut self.device_platform];
+        for text in texts.into_iter().chain(self.hostname.as_mut()) {
+            if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+                *text = text.chars().filter(|c| !c.is_control()).take(MAX_TEXT / 4).collect();
+            }
+        }
+    }
+}
+
 impl EndReason {
+    /// The reason as far as a gate may decide it: the others are the supervisor's own.
+    pub fn by_client(self) -> Self {
+        match self {
+            Self::ServerDisconnect
+            | Self::IdleTimeout
+            | Self::SessionTimeout
+            | Self::Replaced => Self::Unspecified,
+            other => other,
+        }
+    }
+
     /// The words that logs and `occtl show events` print.
     pub fn words(self) -> &'static str {
         match self {

@@ -37,6 +37,8 @@ pub enum ToSecmod {
     CloseSession {
         /// Which one.
         name: SessionName,
+        /// On which connection. A session that was opened on another one meanwhile stays open.
+        conn: ConnId,
         /// Whether the cookie may open it again.
         keep_cookie: bool,
     },

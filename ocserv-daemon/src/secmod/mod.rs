@@ -127,10 +127,10 @@ async fn receive(secmod: &Rc<Secmod>, channel: &Channel) -> io::Result<()> {
                         .await;
                 });
             }
-            ToSecmod::CloseSession { name, keep_cookie } => {
-                secmod.close_session(&name, keep_cookie).await;
+            ToSecmod::CloseSession { name, conn, keep_cookie } => {
+                secmod.close_session(&name, Some(conn), keep_cookie).await;
             }
-            ToSecmod::InvalidateSession { name } => secmod.close_session(&name, false).await,
+            ToSecmod::InvalidateSession { name } => secmod.close_session(&name, None, false).await,
             ToSecmod::Restore { sessions } => secmod.state.borrow_mut().sessions.restore(sessions),
             ToSecmod::Stop => return Ok(()),
         }

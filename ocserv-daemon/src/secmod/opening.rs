@@ -7,7 +7,7 @@ use ocserv_proto::secret::Secret;
 use super::Secmod;
 use super::sessions::{Closed, CookieHash, cookie_hash};
 use super::user_files;
-use crate::ipc::ids::{ConnTicket, SessionName};
+use crate::ipc::ids::{ConnId, ConnTicket, SessionName};
 use crate::ipc::secmod::{FromSecmod, OpenRefused, OpenedSession};
 
 impl Secmod {
@@ -72,7 +72,12 @@ impl Secmod {
     }
 
     /// A tunnel ended, or the administrator ends a session.
-    pub(super) async fn close_session(&self, name: &SessionName, keep_cookie: bool) {
+    pub(super) async fn close_session(
+        &self,
+        name: &SessionName,
+        conn: Option<ConnId>,
+        keep_cookie: bool,
+    ) {
         let closed = {
             let mut state = self.state.borrow_mut();
             let vhost = state.sessions.vhost_of(name);
@@ -82,7 +87,7 @@ impl Secmod {
                 .unwrap_or_default();
             state
                 .sessions
-                .close(name, keep_cookie, SystemTime::now(), timeout)
+                .close(name, conn, keep_cookie, SystemTime::now(), timeout)
         };
         match closed {
             Some(Closed::Kept(record)) => {

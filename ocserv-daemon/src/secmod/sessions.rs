@@ -167,14 +167,19 @@ impl SessionTable {
         Ok(record.clone())
     }
 
-    /// A tunnel ended.
+    /// A tunnel ended. With `conn`: only if that is the connection that the session is open on.
     pub fn close(
         &mut self,
         name: &SessionName,
+        conn: Option<ConnId>,
         keep_cookie: bool,
         now: SystemTime,
         cookie_timeout: Duration,
     ) -> Option<Closed> {
+        let open_on = self.by_cookie.get(self.by_name.get(name)?)?.conn;
+        if conn.is_some() && open_on.is_some() && open_on != conn {
+            return None;
+        }
         if !keep_cookie {
             return self
                 .remove_named(name)
@@ -348,7 +353,7 @@ mod tests {
 
         let name = session_name(&sid());
         let closed = table
-            .close(&name, true, after(1_000_000), COOKIE_TIMEOUT)
+            .close(&name, None, true, after(1_000_000), COOKIE_TIMEOUT)
             .unwrap();
         let Closed::Kept(record) = closed else {
             panic!("{closed:?}")
@@ -372,12 +377,12 @@ mod tests {
     fn closing_without_keeping_voids_the_cookie() {
         let mut table = logged_in();
         open(&mut table, start()).unwrap();
-        let closed = table.close(&session_name(&sid()), false, start(), COOKIE_TIMEOUT);
+        let closed = table.close(&session_name(&sid()), None, false, start(), COOKIE_TIMEOUT);
         assert!(matches!(closed, Some(Closed::Removed(_))));
         assert_eq!(open(&mut table, start()).unwrap_err(), OpenRefused::Unknown);
         assert!(
             table
-                .close(&session_name(&sid()), false, start(), COOKIE_TIMEOUT)
+                .close(&session_name(&sid()), None, false, start(), COOKIE_TIMEOUT)
                 .is_none()
         );
     }
@@ -411,7 +416,7 @@ mod tests {
             let now = after(seconds);
             table.open(&hash(), CONN, home(), &settings, now).unwrap();
             table
-                .close(&session_name(&sid()), true, now, COOKIE_TIMEOUT)
+                .close(&session_name(&sid()), None, true, now, COOKIE_TIMEOUT)
                 .unwrap();
         }
         let refused = table.open(&hash(), CONN, home(), &settings, after(600));

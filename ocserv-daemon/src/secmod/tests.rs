@@ -59,6 +59,7 @@ fn a_login_gives_a_cookie_that_opens_a_session() {
     bed.tell(
         &ToSecmod::CloseSession {
             name: name.clone(),
+            conn: ConnId(2),
             keep_cookie: true,
         },
         &[],
@@ -66,7 +67,20 @@ fn a_login_gives_a_cookie_that_opens_a_session() {
     assert!(bed.open(new_ticket(3), &cookie).is_ok());
     bed.tell(
         &ToSecmod::CloseSession {
+            name: name.clone(),
+            conn: ConnId(2),
+            keep_cookie: false,
+        },
+        &[],
+    );
+    assert!(
+        bed.open(new_ticket(3), &cookie).is_ok(),
+        "another connection's tunnel ended, not this one's"
+    );
+    bed.tell(
+        &ToSecmod::CloseSession {
             name,
+            conn: ConnId(3),
             keep_cookie: false,
         },
         &[],

@@ -89,6 +89,7 @@ impl Supervisor {
             since: SystemTime::now(),
             username: String::new(),
             stage: Stage::PreAuth,
+            asked: false,
             opening: None,
             tunnel: None,
             ending: None,

@@ -2,6 +2,7 @@
 //! nothing in it waits for a client.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +14,7 @@ use ocserv_sys::shared_map::SharedArray;
 use tokio::sync::mpsc;
 
 use super::bans::BanList;
+use super::closing::Closing;
 use super::control::ControlCall;
 use super::events::EventFeed;
 use super::gates::Gates;
@@ -23,7 +25,7 @@ use super::peers::Peer;
 use super::setup::{Learned, VhostFiles};
 use super::state::{Connection, Slots};
 use super::stats::Stats;
-use super::tunnels::OpenResult;
+use super::tunnels::{OpenResult, Undo};
 use crate::ipc::dataplane::{FromDataplane, ToDataplane};
 use crate::ipc::gate::FromGate;
 use crate::ipc::ids::{ConnId, GateId, SessionName};
@@ -41,6 +43,10 @@ pub enum Event {
     GateGone(GateId),
     /// The pause before a gate's restart is over.
     StartGate,
+    /// The pause before secmod's restart is over.
+    StartSecmod,
+    /// The pause before that secmod is asked again to take the configuration is over.
+    ConfigureSecmod(u32),
     /// Secmod spoke.
     FromSecmod(FromSecmod),
     /// Secmod's process of that start number ended.
@@ -50,7 +56,7 @@ pub enum Event {
     /// The dataplane's process of that start number ended.
     DataplaneGone(u32),
     /// Leases were probed and the connect script ended.
-    Opened(ConnId, u64, OpenResult),
+    Opened(ConnId, u64, OpenResult, Box<Undo>),
     /// occtl asks.
     Control(ControlCall),
     /// A second passed.
@@ -108,6 +114,8 @@ pub struct Supervisor {
     pub(super) pending: Option<(Arc<Config>, Vec<VhostFiles>)>,
     pub(super) generation: u64,
     pub(super) files: Vec<VhostFiles>,
+    /// Times of the certificate files.
+    pub(super) file_times: Vec<Option<SystemTime>>,
     pub(super) learned: Learned,
     pub(super) logging: logging::Settings,
     pub(super) run_as: Option<(u32, u32)>,
@@ -127,6 +135,12 @@ pub struct Supervisor {
     pub(super) secmod_starts: u32,
     /// Deaths of secmod since it last took a configuration over.
     pub(super) secmod_failures: u32,
+    /// When it was started.
+    pub(super) secmod_since: Instant,
+    /// It has taken a configuration over.
+    pub(super) secmod_ready: bool,
+    /// A reload was asked for while another was under way.
+    pub(super) reload_wanted: bool,
     pub(super) dataplane: Option<Peer<ToDataplane>>,
     pub(super) dataplane_starts: u32,
     /// Questions to secmod by number: which connection waits.
@@ -147,7 +161,9 @@ pub struct Supervisor {
     pub(super) records: BTreeMap<SessionName, SessionRecord>,
     pub(super) leases: LeasePool,
     /// Ends of tunnels whose scripts still run.
-    pub(super) closing: HashMap<SessionName, tokio::task::JoinHandle<()>>,
+    pub(super) closing: Vec<Closing>,
+    /// Open tunnels of each iroute.
+    pub(super) iroute_users: HashMap<(IpAddr, u8), u32>,
     pub(super) bans: BanList,
     pub(super) stats: Stats,
     pub(super) feed: EventFeed,
@@ -175,10 +191,14 @@ impl Supervisor {
             Event::GateGone(gate) => self.on_gate_gone(gate).await,
             Event::StartGate => self.on_start_gate(),
             Event::FromSecmod(message) => self.on_secmod_message(message).await?,
+            Event::StartSecmod => self.start_secmod()?,
+            Event::ConfigureSecmod(start) => self.on_configure_secmod(start)?,
             Event::SecmodGone(start) => self.on_secmod_gone(start).await?,
             Event::FromDataplane(message) => self.on_dataplane_message(message),
             Event::DataplaneGone(start) => self.on_dataplane_gone(start).await,
-            Event::Opened(conn, step, result) => self.on_opened(conn, step, result).await,
+            Event::Opened(conn, step, result, undo) => {
+                self.on_opened(conn, step, result, *undo).await;
+            }
             Event::Control(call) => self.on_control(call).await,
             Event::Tick => self.on_tick().await,
             Event::Reload => self.reload().map_or_else(
@@ -230,9 +250,11 @@ impl Supervisor {
     /// Work of every 15 minutes, or of SIGUSR2.
     pub(super) fn maintenance(&mut self) {
         self.bans.expire(Instant::now());
+        self.bans.configure(self.ban_settings());
+        self.refresh_files();
     }
 
-    async fn begin_stop(&mut self) {
+    pub(super) async fn begin_stop(&mut self) {
         if self.stopping.is_some() {
             return;
         }
@@ -270,9 +292,11 @@ impl Supervisor {
             self.connection_closed(conn, crate::ipc::gate::EndReason::ServerDisconnect).await;
         }
         let gates = std::mem::take(&mut self.gates.all);
+        let mut ends = tokio::task::JoinSet::new();
         for gate in gates.into_values() {
-            gate.peer.finish().await;
+            ends.spawn(gate.peer.finish());
         }
+        ends.join_all().await;
         if let Some(dataplane) = self.dataplane.take() {
             dataplane.send(ToDataplane::Stop, Vec::new());
             dataplane.finish().await;

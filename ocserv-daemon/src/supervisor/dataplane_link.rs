@@ -14,6 +14,8 @@ use crate::ipc::gate::ToGate;
 use crate::ipc::ids::{ConnId, GateId, Slot};
 use crate::role::Role;
 
+/// What a session needs after a restart: itself, and the keys of two channels.
+const MESSAGES_PER_SESSION: usize = 3;
 /// Keys of one tunnel at most this often: a client that handshakes without end wins nothing.
 const MIN_KEY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -27,6 +29,7 @@ impl Supervisor {
         let start = self.dataplane_starts;
         let peer = Peer::start::<FromDataplane>(
             &self.role_arguments(Role::Dataplane),
+            MESSAGES_PER_SESSION * self.shared.len(),
             self.events.clone(),
             Event::FromDataplane,
             move || Event::DataplaneGone(start),
@@ -137,7 +140,7 @@ impl Supervisor {
         }
         if let Err(error) = self.start_dataplane() {
             tracing::error!("{error:#}");
-            let _ = self.events.send(Event::Stop).await;
+            self.begin_stop().await;
         }
     }
 
@@ -159,7 +162,7 @@ impl Supervisor {
         tunnel.last_keys = Some(now);
         let channel = tunnel.next_channel;
         tunnel.next_channel = 1 - channel;
-        tunnel.dtls_cipher = cipher;
+        tunnel.dtls_cipher = super::tunnels::printable(&cipher);
         self.generation_of_keys += 1;
         let generation = self.generation_of_keys;
         let installed =

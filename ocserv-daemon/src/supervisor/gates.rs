@@ -70,6 +70,7 @@ impl Supervisor {
         let id = GateId(self.gates.next);
         let peer = Peer::start::<FromGate>(
             &self.role_arguments(Role::Gate),
+            0,
             self.events.clone(),
             move |message| Event::FromGate(id, message),
             move || Event::GateGone(id),
@@ -229,6 +230,14 @@ impl Supervisor {
     fn gate_is_done(&self, gate: &Gate) -> bool {
         let per_gate = self.config.sessions_per_gate;
         per_gate != 0 && gate.given >= per_gate && gate.connections.is_empty()
+    }
+
+    /// Ends a gate that broke the rules; its clients come back with their cookies.
+    pub fn kill_gate(&mut self, id: GateId, crime: &str) {
+        tracing::error!("gate {} {crime}: killed", id.0);
+        if let Some(gate) = self.gates.all.get_mut(&id) {
+            gate.peer.kill();
+        }
     }
 
     /// Forgets a connection of a gate, and the gate with its last one where that is due.

@@ -5,6 +5,7 @@ mod accept;
 mod answers;
 pub mod bans;
 mod check;
+mod closing;
 pub mod control;
 mod core;
 mod dataplane_link;

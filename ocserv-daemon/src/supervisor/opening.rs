@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ocserv_proto::config::{Config, Route, UserConfig};
 use ocserv_sys::process::{LoginRecord, record_login, record_logout};
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
 
 use super::lease::{ExplicitRefused, Ipv4Pool, Ipv6Pool, LeasePool, Search};
 use super::network::Network;
@@ -178,8 +178,8 @@ pub struct Task {
     pub iroutes: Vec<Route>,
     /// Addresses to probe.
     pub probe: Vec<IpAddr>,
-    /// The end of the session's previous tunnel: its scripts come first (behaviour.md 7.5).
-    pub previous: Option<JoinHandle<()>>,
+    /// Ends of former tunnels that come first (behaviour.md 7.5).
+    pub previous: Vec<Arc<Semaphore>>,
 }
 
 impl Task {
@@ -188,8 +188,9 @@ impl Task {
     /// # Errors
     /// Says whether another address may be tried.
     pub async fn run(self) -> Result<(), SetUpFailed> {
-        if let Some(previous) = self.previous {
-            let _ = previous.await;
+        for end in self.previous {
+            // Closed when that end is over, and then an error: nobody ever gets a permit.
+            let _ = end.acquire().await;
         }
         for address in self.probe {
             if super::ping::answers(address, PING_WAIT).await {

@@ -3,18 +3,22 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ocserv_sys::seqpacket;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Child;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 
 use super::Event;
 use crate::ipc::channel::Channel;
 use crate::role::{self, RoleArguments};
 
-/// Messages that may wait for a peer; a peer that lets more pile up is taken for dead.
+/// Messages that may wait for a peer besides those of a restart; a peer that lets more pile up is
+/// killed.
 const OUTBOX: usize = 4096;
 /// How long one message may take to get into a peer's socket.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,8 +35,11 @@ impl<Out: Serialize + Send + Sync + 'static> Peer<Out> {
     ///
     /// # Errors
     /// When it cannot be started.
+    ///
+    /// `bulk` is the number of messages that it may be told at once after its start.
     pub fn start<In: DeserializeOwned + Send + 'static>(
         arguments: &RoleArguments,
+        bulk: usize,
         events: mpsc::Sender<Event>,
         wrap: impl Fn(In) -> Event + Send + 'static,
         gone: impl Fn() -> Event + Send + Clone + 'static,
@@ -43,17 +50,20 @@ impl<Out: Serialize + Send + Sync + 'static> Peer<Out> {
         // The command holds the child's end; it must close here, or the child's death is not seen.
         drop(command);
         let channel = std::sync::Arc::new(Channel::new(ours)?);
-        let (outbox, inbox) = mpsc::channel(OUTBOX);
+        let (outbox, inbox) = mpsc::channel(OUTBOX + bulk);
         tokio::spawn(write_loop(channel.clone(), inbox, events.clone(), gone.clone()));
         tokio::spawn(read_loop(channel, events, wrap, gone));
         Ok(Self { outbox, child })
     }
 
-    /// Queues a message. A full queue or a dead peer loses it: the peer's end is then reported (or
-    /// has been) and everything it held is set up again.
+    /// Queues a message. A peer that is dead loses it, and one whose queue is full is killed: its end
+    /// is reported, and everything it held is set up again.
     pub fn send(&self, message: Out, fds: Vec<OwnedFd>) {
-        if self.outbox.try_send((message, fds)).is_err() {
-            tracing::warn!(pid = self.pid(), "a process of the server does not take its messages");
+        let Err(TrySendError::Full(_)) = self.outbox.try_send((message, fds)) else { return };
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            tracing::error!(pid, "a process of the server does not take its messages: killed");
+            // It may be gone already.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 

@@ -19,6 +19,12 @@ use crate::ipc::ids::{ConnId, GateId, SessionName};
 use crate::ipc::secmod::{FromSecmod, SecmodSetup, ToSecmod};
 use crate::role::Role;
 
+/// A secmod that lived shorter than this is not replaced at once.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// The pause before it is.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Pause between attempts to give secmod the configuration in force.
+const CONFIGURE_PAUSE: Duration = Duration::from_secs(5);
 /// More restarts than this without a success end the server.
 const MAX_FAILED_STARTS: u32 = 5;
 
@@ -28,10 +34,12 @@ impl Supervisor {
     /// # Errors
     /// When the process cannot be started.
     pub fn start_secmod(&mut self) -> anyhow::Result<()> {
+        self.secmod_since = Instant::now();
         self.secmod_starts += 1;
         let start = self.secmod_starts;
         let peer = Peer::start::<FromSecmod>(
             &self.role_arguments(Role::Secmod),
+            self.records.len(),
             self.events.clone(),
             Event::FromSecmod,
             move || Event::SecmodGone(start),
@@ -53,7 +61,7 @@ impl Supervisor {
         let open: HashSet<SessionName> = self
             .connections
             .values()
-            .filter_map(|c| Some(c.tunnel.as_ref()?.name.clone()))
+            .filter_map(|c| Some(c.any_tunnel()?.name.clone()))
             .collect();
         for record in self.records.values_mut().filter(|record| record.in_use) {
             if !open.contains(&record.name) {
@@ -134,11 +142,12 @@ impl Supervisor {
     async fn on_configured(&mut self, learned: Learned) -> anyhow::Result<()> {
         self.learned = learned;
         self.secmod_failures = 0;
+        self.secmod_ready = true;
         if let Some((config, files)) = self.pending.take() {
-            self.config = config;
+            let before = std::mem::replace(&mut self.config, config);
             self.files = files;
             self.generation += 1;
-            self.apply_reload().await;
+            self.apply_reload(&before).await;
         }
         if self.dataplane.is_none() {
             return self.open_for_business().await;
@@ -150,15 +159,51 @@ impl Supervisor {
                 self.link_gate_to_secmod(gate);
             }
         }
+        self.reload_again();
         Ok(())
     }
 
+    /// Before the server is open a configuration that does not work ends the start. Later the old
+    /// one stays, and a secmod that cannot even take that one is asked again until it can.
     fn on_configure_failed(&mut self, message: &str) -> anyhow::Result<()> {
-        if self.pending.take().is_some() {
+        anyhow::ensure!(self.dataplane.is_some(), "{message}");
+        if self.secmod_ready {
             tracing::error!("the configuration in force is kept: {message}");
+            self.pending = None;
+            self.reload_again();
+        } else {
+            tracing::error!("the security module cannot work, nobody can log in: {message}");
+            self.send_later(CONFIGURE_PAUSE, Event::ConfigureSecmod(self.secmod_starts));
+        }
+        Ok(())
+    }
+
+    /// A pause after a failed configuration of that secmod is over.
+    ///
+    /// # Errors
+    /// When the memfd cannot be made.
+    pub fn on_configure_secmod(&mut self, start: u32) -> anyhow::Result<()> {
+        if start != self.secmod_starts || self.secmod_ready {
             return Ok(());
         }
-        anyhow::bail!("{message}")
+        self.configure_secmod(&self.config())
+    }
+
+    fn send_later(&self, pause: Duration, event: Event) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = events.send(event).await;
+        });
+    }
+
+    /// Reloads that came while another was under way.
+    fn reload_again(&mut self) {
+        if std::mem::take(&mut self.reload_wanted)
+            && let Err(error) = self.reload()
+        {
+            tracing::error!("the configuration in force is kept: {error:#}");
+        }
     }
 
     /// Secmod's process ended: a new one takes over, sessions live on.
@@ -187,11 +232,18 @@ impl Supervisor {
         for gate in self.gates.all.values_mut() {
             gate.linked_to_secmod = false;
         }
+        // A reload that it did not answer is tried again with its successor.
+        self.reload_wanted |= self.pending.take().is_some();
+        self.secmod_ready = false;
+        if self.secmod_since.elapsed() < SHORT_LIFE {
+            self.send_later(RESTART_PAUSE, Event::StartSecmod);
+            return Ok(());
+        }
         self.start_secmod()
     }
 
     fn has_tunnel(&self, name: &SessionName) -> bool {
-        self.connections.values().any(|c| c.tunnel.as_ref().is_some_and(|t| &t.name == name))
+        self.connections.values().any(|c| c.uses(name))
     }
 
     /// Counts points for a client's address.

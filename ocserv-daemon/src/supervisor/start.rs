@@ -200,6 +200,7 @@ fn build(
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut key)
         .map_err(|_| anyhow::anyhow!("no randomness"))?;
     let now = SystemTime::now();
+    let file_times = super::reload::file_times(&config);
     let udp_port = udp_port(&config, &listeners);
     Ok(Supervisor {
         bans: BanList::new(ban_settings(&config), CAPACITY),
@@ -208,6 +209,7 @@ fn build(
         config_path: launch.config_path,
         pending: None,
         generation: 1,
+        file_times,
         files,
         learned: Default::default(),
         logging: launch.logging,
@@ -225,6 +227,9 @@ fn build(
         secmod: None,
         secmod_starts: 0,
         secmod_failures: 0,
+        secmod_since: Instant::now(),
+        secmod_ready: false,
+        reload_wanted: false,
         dataplane: None,
         dataplane_starts: 0,
         questions: HashMap::new(),
@@ -240,7 +245,8 @@ fn build(
         next_conn: 0,
         records: BTreeMap::new(),
         leases: LeasePool::new(),
-        closing: HashMap::new(),
+        closing: Vec::new(),
+        iroute_users: HashMap::new(),
         feed: EventFeed::new(),
         accept_pause: Default::default(),
     })
@@ -276,8 +282,26 @@ pub fn ban_settings(config: &Config) -> BanSettings {
         max_score: config.max_ban_score,
         ban_time: config.ban_time,
         reset_time: config.ban_reset_time,
-        exempt: vec![(IpAddr::from([127, 0, 0, 0]), 8), (IpAddr::from(1_u128.to_be_bytes()), 128)],
+        exempt: local_subnets(),
     }
+}
+
+/// The networks that the server itself is in.
+fn local_subnets() -> Vec<(IpAddr, u8)> {
+    let Ok(devices) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let ip = |address: Option<nix::sys::socket::SockaddrStorage>| {
+        let address = address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    let subnet = |device: nix::ifaddrs::InterfaceAddress| {
+        let prefix = match ip(device.netmask)? {
+            IpAddr::V4(mask) => mask.to_bits().count_ones(),
+            IpAddr::V6(mask) => mask.to_bits().count_ones(),
+        };
+        Some((ip(device.address)?, prefix as u8))
+    };
+    devices.filter_map(subnet).collect()
 }
 
 fn watch_signals(events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
@@ -379,8 +403,8 @@ impl Supervisor {
     pub async fn wait_for_scripts(&mut self, longest: Duration) {
         let running = std::mem::take(&mut self.closing);
         let all = async {
-            for task in running.into_values() {
-                let _ = task.await;
+            for end in running {
+                let _ = end.done.acquire().await;
             }
         };
         if tokio::time::timeout(longest, all).await.is_err() {

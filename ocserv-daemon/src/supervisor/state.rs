@@ -36,6 +36,8 @@ pub struct Connection {
     pub username: String,
     /// How far the login is.
     pub stage: Stage,
+    /// Its one CONNECT came.
+    pub asked: bool,
     /// A CONNECT that is being answered.
     pub opening: Option<Opening>,
     /// The open tunnel.

@@ -1,9 +1,8 @@
 //! A tunnel's life: cookie, leases, script, grant; and its end.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime};
 
-use ocserv_proto::config::UserConfig;
+use ocserv_proto::config::{Route, UserConfig};
 
 use super::opening::SetUpFailed;
 use super::scripts::{self, Hook, ScriptContext};
@@ -11,21 +10,33 @@ use super::state::{Opening, Tunnel};
 use super::{Event, Supervisor, opening};
 use crate::ipc::dataplane::ToDataplane;
 use crate::ipc::gate::{
-    EndReason, FromGate, ToGate, TunnelGrant, TunnelRefused, TunnelRequest,
+    FromGate, ToGate, TunnelGrant, TunnelRefused, TunnelRequest,
 };
 use crate::ipc::ids::{ConnId, GateId, SessionName};
 use crate::ipc::secmod::{OpenRefused, OpenedSession, ToSecmod};
 
-/// How long a gate may take to end a connection before the supervisor counts it as ended.
-const END_DEADLINE: Duration = Duration::from_secs(6);
-
 /// What the set-up task of a tunnel reports: the connect script agreed and the routes stand.
 pub type OpenResult = Result<(), SetUpFailed>;
 
-/// What the server adds to `cookie-timeout` (behaviour.md 5.3).
-const COOKIE_SLACK: Duration = Duration::from_secs(15);
+/// What undoes a set-up that nobody wants any more.
+#[derive(Debug)]
+pub struct Undo {
+    /// The session.
+    name: SessionName,
+    /// Its iroutes.
+    iroutes: Vec<Route>,
+    /// What the scripts are told.
+    context: ScriptContext,
+}
+
 /// Addresses that are probed for one tunnel at most (behaviour.md 6.2).
 const MAX_PROBES: u32 = 16;
+
+/// What a gate says of ciphers, fit for occtl; never empty.
+pub fn printable(text: &str) -> String {
+    let text: String = text.chars().filter(|c| c.is_ascii_graphic()).take(128).collect();
+    if text.is_empty() { "unknown".to_owned() } else { text }
+}
 
 impl Supervisor {
     /// Handles what a gate says. A gate may only speak of its own connections.
@@ -44,10 +55,7 @@ impl Supervisor {
         };
         let Some(connection) = self.connections.get(&conn) else { return };
         if connection.gate != gate {
-            tracing::error!("gate {} speaks of a connection that is not its own: killed", gate.0);
-            if let Some(gate) = self.gates.all.get_mut(&gate) {
-                gate.peer.kill();
-            }
+            self.kill_gate(gate, "speaks of a connection that is not its own");
             return;
         }
         match message {
@@ -59,7 +67,9 @@ impl Supervisor {
             FromGate::InstallKeys { conn, keys, peer, local, cipher } => {
                 self.on_install_keys(conn, keys, (peer, local), cipher);
             }
-            FromGate::Closed { conn, reason } => self.connection_closed(conn, reason).await,
+            FromGate::Closed { conn, reason } => {
+                self.connection_closed(conn, reason.by_client()).await;
+            }
         }
     }
 
@@ -72,14 +82,16 @@ impl Supervisor {
     }
 
     /// CONNECT with a cookie: secmod says whose it is.
-    fn on_open_tunnel(&mut self, conn: ConnId, request: Box<TunnelRequest>) {
+    fn on_open_tunnel(&mut self, conn: ConnId, mut request: Box<TunnelRequest>) {
         self.next_question += 1;
         let step = self.next_question;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        if connection.opening.is_some() || connection.tunnel.is_some() {
-            tracing::warn!("a gate opens a tunnel twice");
+        if std::mem::replace(&mut connection.asked, true) {
+            let gate = connection.gate;
+            self.kill_gate(gate, "asks twice for a tunnel");
             return;
         }
+        request.trim();
         let question = ToSecmod::OpenSession {
             request: step,
             ticket: connection.ticket.clone(),
@@ -111,11 +123,9 @@ impl Supervisor {
         let session = match result {
             Ok(session) if still_waiting => session,
             Ok(session) => {
-                // The client left meanwhile; unless it is back already, its session is closed.
+                // The client left meanwhile.
                 let name = session.record.name.clone();
-                if !self.connections.values().any(|c| c.uses(&name)) {
-                    self.tell_secmod(ToSecmod::CloseSession { name, keep_cookie: true });
-                }
+                self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie: true });
                 return;
             }
             Err(why) => {
@@ -129,7 +139,7 @@ impl Supervisor {
         };
         let name = session.record.name.clone();
         if let Err((why, keep_cookie)) = self.set_up_tunnel(conn, session).await {
-            self.tell_secmod(ToSecmod::CloseSession { name, keep_cookie });
+            self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie });
             self.refuse_tunnel(conn, why);
         }
     }
@@ -188,6 +198,10 @@ impl Supervisor {
 
     /// Starts the task that probes addresses and runs the connect script.
     fn spawn_set_up(&mut self, conn: ConnId) {
+        let opening = self.connections.get(&conn).and_then(|c| c.opening.as_ref());
+        let Some(tunnel) = opening.and_then(|opening| opening.tunnel.as_ref()) else { return };
+        let iroutes = tunnel.settings.iroute.clone();
+        let new_iroutes = self.use_iroutes(&iroutes);
         let Some(connection) = self.connections.get(&conn) else { return };
         let Some(opening) = &connection.opening else { return };
         let Some(tunnel) = &opening.tunnel else { return };
@@ -201,14 +215,15 @@ impl Supervisor {
             network: self.network.clone(),
             device: self.device.clone(),
             context: self.script_context(tunnel, &connection.ticket, None),
-            iroutes: tunnel.settings.iroute.clone(),
+            iroutes: new_iroutes,
             probe: if probe { tunnel.addresses().filter(single).collect() } else { Vec::new() },
-            previous: self.closing.remove(&tunnel.name),
+            previous: self.ends_before(&tunnel.name, &iroutes),
         };
+        let undo = Undo { name: tunnel.name.clone(), iroutes, context: task.context.clone() };
         let (events, step) = (self.events.clone(), opening.step);
         tokio::spawn(async move {
             let result = task.run().await;
-            let _ = events.send(Event::Opened(conn, step, result)).await;
+            let _ = events.send(Event::Opened(conn, step, result, Box::new(undo))).await;
         });
     }
 
@@ -240,23 +255,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The same cookie in another tunnel: that one ends, its addresses move here.
-    async fn replace_old_tunnel(&mut self, conn: ConnId, name: &SessionName) {
-        let old: Vec<ConnId> = self
-            .connections
-            .iter()
-            .filter(|(id, c)| **id != conn && c.uses(name))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in old {
-            self.tell_gate(id, ToGate::Disconnect { conn: id, reason: EndReason::Replaced });
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.ending = Some((EndReason::Replaced, Instant::now()));
-            }
-            self.close_tunnel(id, EndReason::Replaced).await;
-        }
-    }
-
     fn too_many_of(&self, username: &str, vhost: u32, settings: &UserConfig) -> bool {
         let limit = settings.max_same_clients as usize;
         let same = |tunnel: &Tunnel| tunnel.username == username && tunnel.vhost == vhost;
@@ -265,10 +263,18 @@ impl Supervisor {
     }
 
     /// The set-up task of a tunnel has ended.
-    pub async fn on_opened(&mut self, conn: ConnId, step: u64, result: OpenResult) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        if connection.opening.as_ref().is_none_or(|opening| opening.step != step) {
+    pub async fn on_opened(&mut self, conn: ConnId, step: u64, result: OpenResult, undo: Undo) {
+        let opening = self.connections.get(&conn).and_then(|c| c.opening.as_ref());
+        if opening.is_none_or(|opening| opening.step != step) {
+            // The client left meanwhile, or came back by another connection.
+            match result {
+                Ok(()) => self.close_in_background(undo.name, undo.iroutes, undo.context),
+                Err(_) => drop(self.release_iroutes(&undo.iroutes)),
+            }
             return;
+        }
+        if result.is_err() {
+            self.release_iroutes(&undo.iroutes);
         }
         let refused = match result {
             Ok(()) => None,
@@ -285,7 +291,8 @@ impl Supervisor {
         if let Some(why) = refused {
             tracing::info!(user = %tunnel.username, "the session was refused by its set-up");
             self.forget_tunnel(&tunnel, false);
-            self.tell_secmod(ToSecmod::CloseSession { name: tunnel.name, keep_cookie: false });
+            let name = tunnel.name;
+            self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie: false });
             self.refuse_tunnel(conn, why);
             return;
         }
@@ -340,11 +347,16 @@ impl Supervisor {
     async fn on_tunnel_up(&mut self, conn: ConnId, mtu: u16, tls_cipher: String) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let ticket = connection.ticket.clone();
+        let gate = connection.gate;
         let Some(tunnel) = connection.tunnel.as_mut() else { return };
+        if !tunnel.tls_cipher.is_empty() {
+            self.kill_gate(gate, "says twice that a tunnel is up");
+            return;
+        }
         // The number comes from a gate: it may not widen what the supervisor granted.
         tunnel.mtu = mtu.clamp(576, super::network::DEFAULT_MTU.max(tunnel.settings.mtu));
         tunnel.params.mtu = tunnel.mtu;
-        tunnel.tls_cipher = tls_cipher.chars().filter(|c| c.is_ascii_graphic()).take(128).collect();
+        tunnel.tls_cipher = printable(&tls_cipher);
         let (slot, mtu) = (tunnel.slot, tunnel.mtu);
         self.tell_dataplane(ToDataplane::MtuChanged { slot, mtu });
         self.stats.mtu_negotiated(mtu);
@@ -363,135 +375,10 @@ impl Supervisor {
         }
     }
 
-    async fn fit_device_mtu(&mut self) {
+    pub(super) async fn fit_device_mtu(&mut self) {
         let open = self.connections.values().filter_map(|c| c.tunnel.as_ref());
         // As agreed on: what a narrow path takes is its session's own affair.
         let widest = open.filter(|t| t.mtu > 0).map(|t| t.params.mtu).max();
         self.network.set_mtu(widest.unwrap_or(super::network::DEFAULT_MTU)).await;
-    }
-
-    /// A connection is over: with its tunnel, if it had one.
-    pub async fn connection_closed(&mut self, conn: ConnId, reason: EndReason) {
-        let Some(connection) = self.connections.get(&conn) else { return };
-        // What the supervisor decided outweighs what the gate saw of it.
-        let reason = connection.ending.map_or(reason, |(decided, _)| decided);
-        self.close_tunnel(conn, reason).await;
-        let Some(connection) = self.connections.remove(&conn) else { return };
-        if let Some(tunnel) = connection.opening.and_then(|opening| opening.tunnel) {
-            self.forget_tunnel(&tunnel, true);
-            self.tell_secmod(ToSecmod::CloseSession { name: tunnel.name, keep_cookie: true });
-        }
-        self.leave_gate(connection.gate, conn);
-    }
-
-    /// Takes a tunnel down: dataplane, routes, leases, script, statistics, cookie.
-    async fn close_tunnel(&mut self, conn: ConnId, reason: EndReason) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        let Some(tunnel) = &connection.tunnel else { return };
-        let lasted = tunnel.connected.elapsed().unwrap_or_default();
-        self.publish(conn, Some((reason, lasted)));
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        let Some(tunnel) = connection.tunnel.take() else { return };
-        let ticket = connection.ticket.clone();
-        self.tell_dataplane(ToDataplane::SessionRemoved { slot: tunnel.slot });
-        let shared = &self.shared[tunnel.slot.0 as usize];
-        let (rx, tx) = (shared.rx_bytes.get(), shared.tx_bytes.get());
-        tracing::info!(
-            user = %tunnel.username,
-            remote = %ticket.remote,
-            "user disconnected (reason: {}, rx: {rx}, tx: {tx})",
-            reason.words()
-        );
-        let keep_cookie = self.keeps_cookie(&tunnel, reason);
-        let context = self.script_context(&tunnel, &ticket, Some((rx, tx, lasted)));
-        for (address, prefix) in tunnel.host_routes() {
-            self.network.remove_route(address, prefix).await;
-        }
-        self.close_in_background(&tunnel, context);
-        self.stats.session_ended(reason, lasted, rx, tx);
-        if self.config.use_utmp {
-            opening::record_use(&self.device, &tunnel, ticket.remote.ip(), false);
-        }
-        self.forget_tunnel(&tunnel, keep_cookie);
-        if reason != EndReason::Replaced {
-            self.tell_secmod(ToSecmod::CloseSession { name: tunnel.name, keep_cookie });
-        }
-        self.fit_device_mtu().await;
-    }
-
-    fn keeps_cookie(&self, tunnel: &Tunnel, reason: EndReason) -> bool {
-        match reason {
-            EndReason::UserDisconnect => {
-                let vhost = self.config.vhosts.get(tunnel.vhost as usize);
-                vhost.is_some_and(|vhost| vhost.persistent_cookies)
-            }
-            EndReason::SessionTimeout | EndReason::ServerDisconnect => false,
-            _ => true,
-        }
-    }
-
-    fn close_in_background(&mut self, tunnel: &Tunnel, context: ScriptContext) {
-        let (config, network) = (self.config.clone(), self.network.clone());
-        let (device, iroutes) = (self.device.clone(), tunnel.settings.iroute.clone());
-        let task = tokio::spawn(async move {
-            opening::remove_iroutes(&config, &network, &device, &iroutes).await;
-            if let Err(error) = scripts::run_hook(&config, Hook::Disconnect, &context).await {
-                tracing::warn!("{error}");
-            }
-        });
-        self.closing.retain(|_, task| !task.is_finished());
-        self.closing.insert(tunnel.name.clone(), task);
-    }
-
-    /// Frees what a tunnel held. Its addresses stay reserved while the cookie is good, because a
-    /// client that comes back must get the same ones.
-    fn forget_tunnel(&mut self, tunnel: &Tunnel, keep_cookie: bool) {
-        if keep_cookie {
-            let vhost = self.config.vhosts.get(tunnel.vhost as usize);
-            let life = vhost.map_or(Duration::ZERO, |vhost| vhost.cookie_timeout);
-            self.leases.hold(&tunnel.name, SystemTime::now() + life + COOKIE_SLACK);
-        } else {
-            self.leases.release(&tunnel.name);
-        }
-        self.slots.give_back(tunnel.slot);
-    }
-
-    /// Ends a connection by decision of the server.
-    pub fn disconnect(&mut self, conn: ConnId, reason: EndReason) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        if connection.ending.is_none() {
-            connection.ending = Some((reason, Instant::now()));
-            self.tell_gate(conn, ToGate::Disconnect { conn, reason });
-        }
-    }
-
-    /// Idle and session timeouts, and connections whose gate does not end them.
-    pub async fn end_overdue_tunnels(&mut self) {
-        let (now, monotonic) = (SystemTime::now(), Self::monotonic_secs());
-        let mut due = Vec::new();
-        let mut stuck = Vec::new();
-        for (conn, connection) in &self.connections {
-            if let Some((reason, since)) = connection.ending {
-                if since.elapsed() >= END_DEADLINE {
-                    stuck.push((*conn, reason));
-                }
-                continue;
-            }
-            let Some(tunnel) = &connection.tunnel else { continue };
-            let last_data = self.shared[tunnel.slot.0 as usize].last_data_secs.get();
-            let idle = monotonic.saturating_sub(last_data);
-            let age = now.duration_since(tunnel.authenticated).unwrap_or_default();
-            if tunnel.settings.session_timeout.is_some_and(|limit| age >= limit) {
-                due.push((*conn, EndReason::SessionTimeout));
-            } else if tunnel.idle_timeout().is_some_and(|limit| idle >= limit.as_secs()) {
-                due.push((*conn, EndReason::IdleTimeout));
-            }
-        }
-        for (conn, reason) in due {
-            self.disconnect(conn, reason);
-        }
-        for (conn, reason) in stuck {
-            self.connection_closed(conn, reason).await;
-        }
     }
 }
