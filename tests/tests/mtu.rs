@@ -89,7 +89,7 @@ fn shown_mtu(server: &Server) -> Result<usize> {
 /// Waits until the session's MTU fits a link closely. The client says something meanwhile.
 fn wait_fitting(server: &Server, client: &Client, link: usize) -> Result<()> {
     let most = link - OVERHEAD;
-    wait::until_true("the MTU of the narrow link", wait::LONG, || {
+    wait::until_true("the MTU of the narrow link", 2 * wait::LONG, || {
         let alive = traffic::is_answered(client.namespace(), LAN4);
         alive && shown_mtu(server).is_ok_and(|mtu| (most - PRECISION..=most).contains(&mtu))
     })
