@@ -79,6 +79,11 @@ pub fn packet_link(data: &[u8]) {
             assert_eq!(data[..HEADER_LEN], packet_header(slot));
             assert_eq!(data[HEADER_LEN..], *packet);
         }
+        Frame::Packets { packets, .. } => {
+            for (at, packet) in packets {
+                assert_eq!(data[at..at + packet.len()], *packet);
+            }
+        }
         Frame::Datagram { bytes, .. } => {
             assert_eq!(data[HEADER_LEN + FLOW_LEN..], *bytes);
             assert_eq!(Frame::parse(&data[..HEADER_LEN + FLOW_LEN - 1]), None);

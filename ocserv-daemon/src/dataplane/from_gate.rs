@@ -36,6 +36,17 @@ impl Worker {
                         self.deliver.push((index, HEADER_LEN..HEADER_LEN + len));
                     }
                 }
+                Some(Frame::Packets { slot, packets }) => {
+                    let Some(session) = self.own_session(gate, slot) else {
+                        continue;
+                    };
+                    session.data_by_cstp();
+                    for (at, packet) in packets {
+                        if let Some(len) = check_inner(&session, now, packet) {
+                            self.deliver.push((index, at..at + len));
+                        }
+                    }
+                }
                 Some(Frame::Datagram {
                     slot,
                     peer,

@@ -5,6 +5,7 @@
 //! CSTP, which takes up to 16 KiB. So does a packet that the path refused in a record: the shared
 //! sockets cannot clear DF for one client.
 
+use std::borrow::Cow;
 use std::io::{self, IoSlice};
 
 use ocserv_common::ip::IpHeader;
@@ -20,7 +21,7 @@ use super::session::Session;
 use super::table::SessionTable;
 use super::worker::{Worker, too_long_for_path};
 use crate::ipc::ids::{GateId, Slot};
-use crate::ipc::packet::packet_header;
+use crate::ipc::packet::{HEADER_LEN, MAX_PACKED, pack, packet_header, packets_header};
 
 /// A packet of the tun batch that goes by CSTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,29 +133,63 @@ impl Worker {
         self.out.flush();
     }
 
-    /// Sends the packets that go by CSTP to their gates, in one call a gate.
+    /// Sends the packets that go by CSTP to their gates, in one call a gate. Those of one session that
+    /// follow each other share messages.
     fn flush_cstp(&mut self, batch: &PacketBatch) {
         self.by_cstp.sort_unstable();
         for items in self.by_cstp.chunk_by(|a, b| a.gate == b.gate) {
             let Some(gate) = items.first().map(|item| item.gate) else {
                 continue;
             };
-            let headers: Vec<_> = items.iter().map(|item| packet_header(item.slot)).collect();
-            let messages: Vec<_> = items
+            let groups: Vec<_> = groups(items, batch).collect();
+            let bodies: Vec<_> = groups.iter().map(|group| body(group, batch)).collect();
+            let messages: Vec<_> = bodies
                 .iter()
-                .zip(&headers)
-                .map(|(item, header)| {
-                    [IoSlice::new(header), IoSlice::new(batch.packet(item.index))]
-                })
+                .map(|(header, body)| [IoSlice::new(header), IoSlice::new(body)])
                 .collect();
             let report = self.out.to_gate(gate, &messages);
-            for item in items.iter().skip(report.sent) {
+            for item in groups.iter().skip(report.sent).copied().flatten() {
                 if let Some(session) = self.table.by_slot(item.slot.0) {
                     session.shared().count_drop(DropReason::QueueFull);
                 }
             }
         }
     }
+}
+
+/// Cuts the packets for a gate into groups of one session that fit a message.
+fn groups<'a>(
+    items: &'a [CstpItem],
+    batch: &'a PacketBatch,
+) -> impl Iterator<Item = &'a [CstpItem]> {
+    /// Bytes of a packet's length before it.
+    const LENGTH_LEN: usize = 2;
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let slot = rest.first()?.slot;
+        let mut length = 0;
+        let fitting = rest.iter().take_while(|item| {
+            length += LENGTH_LEN + batch.packet(item.index).len();
+            item.slot == slot && length <= MAX_PACKED
+        });
+        let (group, others) = rest.split_at(fitting.count().max(1));
+        rest = others;
+        Some(group)
+    })
+}
+
+/// Header and body of the message for a group.
+fn body<'a>(group: &[CstpItem], batch: &'a PacketBatch) -> ([u8; HEADER_LEN], Cow<'a, [u8]>) {
+    let slot = group.first().map_or(Slot(NOBODY), |item| item.slot);
+    if let [item] = group {
+        return (packet_header(slot), Cow::Borrowed(batch.packet(item.index)));
+    }
+    let mut body = Vec::with_capacity(MAX_PACKED);
+    for item in group {
+        // Longer ones are not in a batch.
+        let _ = pack(&mut body, batch.packet(item.index));
+    }
+    (packets_header(slot), Cow::Owned(body))
 }
 
 fn item(session: &Session, index: usize) -> CstpItem {

@@ -255,6 +255,8 @@ async fn read_link(gate: &Gate, link: &Rc<Link>) {
             }
         }
         touched.drain().for_each(|(_, tunnel)| tunnel.flush());
+        // Before more is queued, the runtime shall see which sockets take more.
+        tokio::task::yield_now().await;
     }
     let mut current = gate.link.borrow_mut();
     if current
@@ -274,6 +276,13 @@ fn dispatch(gate: &Gate, message: &[u8], touched: &mut HashMap<Slot, Rc<Tunnel>>
             } else if let Some(tunnel) = find(slot) {
                 tunnel.send_packet(packet);
                 touched.insert(slot, tunnel);
+            }
+        }
+        Some(Frame::Packets { slot, packets }) => {
+            if let Some(tunnel) = touched.get(&slot).cloned().or_else(|| find(slot)) {
+                packets.for_each(|(_, packet)| tunnel.send_packet(packet));
+                // A batch of these is more than may wait for a client.
+                tunnel.flush();
             }
         }
         Some(Frame::Datagram {
