@@ -1,7 +1,8 @@
 //! Transfers that are under way while something fails or changes.
 
+use nix::sys::signal::Signal;
 use ocserv_tests::client::CSTP_UP;
-use ocserv_tests::{Client, Config, Login, Role, Server, scenario, traffic, wait};
+use ocserv_tests::{Client, Config, Login, Role, Server, process, scenario, traffic, wait};
 
 fn assert_connected_once(client: &Client) {
     assert_eq!(client.count(CSTP_UP), 1, "{}", client.log());
@@ -58,6 +59,27 @@ fn secmod_dies_under_traffic() {
         let client = Login::new().connect_dtls(bed)?;
         traffic::transfer_during(bed, &client, || server.kill_and_wait_replaced(Role::Secmod))?;
         assert_connected_once(&client);
+        Ok(())
+    });
+}
+
+#[test]
+fn all_processes_but_the_first_die_under_traffic() {
+    scenario(|bed| {
+        let server = Server::start(bed, &Config::new(bed))?;
+        let client = Login::new().connect_dtls(bed)?;
+        let address = client.address4()?;
+        traffic::transfer_during(bed, &client, || {
+            for role in [Role::Secmod, Role::Gate, Role::Dataplane] {
+                for pid in server.pids(role)? {
+                    process::signal(pid, Signal::SIGKILL);
+                }
+            }
+            wait::until_true("the client's return", wait::LONG, || {
+                client.count(CSTP_UP) >= 2
+            })
+        })?;
+        assert_eq!(client.address4()?, address);
         Ok(())
     });
 }
