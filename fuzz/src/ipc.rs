@@ -4,7 +4,9 @@ use ocserv_daemon::ipc::channel::from_bytes;
 use ocserv_daemon::ipc::dataplane::FromDataplane;
 use ocserv_daemon::ipc::gate::FromGate;
 use ocserv_daemon::ipc::ids::ConnTicket;
-use ocserv_daemon::ipc::packet::{FLOW_LEN, Frame, HEADER_LEN, packet_header};
+use ocserv_daemon::ipc::packet::{
+    FLOW_LEN, Frame, HEADER_LEN, Packed, pack, packet_header, packets_header,
+};
 use ocserv_daemon::ipc::secmod::{AuthReply, AuthRequest, FromSecmod, SignReply, SignRequest};
 use ocserv_daemon::ipc::ticket;
 use ocserv_proto::secret::Secret;
@@ -79,14 +81,28 @@ pub fn packet_link(data: &[u8]) {
             assert_eq!(data[..HEADER_LEN], packet_header(slot));
             assert_eq!(data[HEADER_LEN..], *packet);
         }
-        Frame::Packets { packets, .. } => {
-            for (at, packet) in packets {
-                assert_eq!(data[at..at + packet.len()], *packet);
-            }
+        Frame::Packets { slot, packets } => {
+            assert_eq!(data[..HEADER_LEN], packets_header(slot));
+            check_packed(data, packets);
         }
         Frame::Datagram { bytes, .. } => {
             assert_eq!(data[HEADER_LEN + FLOW_LEN..], *bytes);
             assert_eq!(Frame::parse(&data[..HEADER_LEN + FLOW_LEN - 1]), None);
         }
     }
+}
+
+/// Each packet lies where its offset says, and packed again they are the beginning of the message.
+fn check_packed(data: &[u8], packets: Packed<'_>) {
+    let mut again = data[..HEADER_LEN].to_vec();
+    for (at, packet) in packets {
+        assert_eq!(data[at..at + packet.len()], *packet);
+        assert_eq!(pack(&mut again, packet), Some(at));
+    }
+    assert!(data.starts_with(&again));
+    let left = &data[again.len()..];
+    let is_whole = left
+        .split_first_chunk()
+        .is_some_and(|(length, rest)| usize::from(u16::from_le_bytes(*length)) <= rest.len());
+    assert!(!is_whole, "a packet was left out");
 }
