@@ -177,6 +177,15 @@ impl Control {
         let Some(record) = session.shared().channels.get(index) else {
             bail!("keys for a channel that does not exist");
         };
+        // After a restart nothing is known of the handshake, but the record knows the keys.
+        if record.generation() != new.generation && !session.is_clients(&new.flow) {
+            let Flow { peer, local } = new.flow;
+            tracing::warn!(
+                slot = slot.0, %peer, %local,
+                "keys for a flow without a handshake: refused"
+            );
+            return Ok(());
+        }
         let crypto = match DtlsChannel::new(&new.keys) {
             Ok(crypto) => crypto,
             Err(error) => {

@@ -80,10 +80,11 @@ impl Worker {
         let session = match find_app_id(bytes) {
             Ok(app_id) => {
                 let session = self.table.by_app_id(&app_id);
-                if session.is_none() {
-                    self.early.insert(app_id, flow, bytes, now);
+                match session {
+                    Some(session) => self.pending.insert(flow, session.slot(), now),
+                    None => self.early.insert(app_id, flow, bytes, now),
                 }
-                session.filter(|session| self.pending.insert(flow, session.slot(), now))
+                session
             }
             Err(HelloError::NotClientHello | HelloError::NotHandshake) => {
                 let pending = self.pending.get(&flow, now);
@@ -91,8 +92,8 @@ impl Worker {
                 session.or_else(|| self.table.by_flow(&flow))
             }
             Err(HelloError::ZeroRandom) => {
-                tracing::info!(peer = %flow.peer, "ClientHello without random bytes refused");
-                None
+                self.strays.zero_random += 1;
+                return;
             }
             Err(_) => None,
         };
@@ -106,10 +107,12 @@ impl Worker {
         self.out.handshake_to_gate(session, &flow, bytes);
     }
 
-    /// Opens the records of a datagram.
+    /// Opens the records of a datagram, up to the first that does not open: clients send one in
+    /// each, and a stranger must not make more work by sending many.
     fn open_datagram(&mut self, now: Now, flow: Flow, datagram: usize, bytes: &mut [u8]) {
         let base = bytes.as_ptr() as usize;
         let mut rest = bytes;
+        let mut first = true;
         while let Some((_, record, tail)) = split_record(rest) {
             rest = tail;
             let Self {
@@ -133,10 +136,19 @@ impl Worker {
                 // The keys are known to the session before this thread hears of its flow.
                 pending.get(&flow, now).and_then(|slot| table.by_slot(slot))
             });
-            let opened = known.is_some_and(|session| inbound.open_known(session, record));
-            if !opened && !self.open_from_elsewhere(now, flow, (datagram, base), record) {
-                self.strays.unknown += 1;
+            let opened = match known.and_then(|session| inbound.open_known(session, record)) {
+                Some(opened) => opened,
+                None => {
+                    let moved =
+                        first && self.open_from_elsewhere(now, flow, (datagram, base), record);
+                    self.strays.unknown += u64::from(!moved);
+                    moved
+                }
+            };
+            if !opened {
+                return;
             }
+            first = false;
         }
     }
 
@@ -188,9 +200,9 @@ fn is_handshake(header: &RecordHeader) -> bool {
 }
 
 impl Inbound<'_> {
-    /// Opens a record with the session's channels of this flow. `false`: there is none, so the
-    /// record may be from a channel that moves. A record that does not open is counted.
-    fn open_known(&mut self, session: &Session, record: &mut [u8]) -> bool {
+    /// Opens a record with the session's channels of this flow. `None`: there is none, so the
+    /// record may be from a channel that moves. `false`: it does not open, and was counted.
+    fn open_known(&mut self, session: &Session, record: &mut [u8]) -> Option<bool> {
         let mut failure = None;
         let taken = session.each_channel(|channel| {
             if channel.flow() != self.flow {
@@ -209,10 +221,14 @@ impl Inbound<'_> {
                 }
             }
         });
-        if let (None, Some(reason)) = (taken, failure) {
-            session.shared().count_drop(reason);
+        match (taken, failure) {
+            (Some(()), _) => Some(true),
+            (None, Some(reason)) => {
+                session.shared().count_drop(reason);
+                Some(false)
+            }
+            (None, None) => None,
         }
-        taken.is_some() || failure.is_some()
     }
 
     /// Tries a record with a session that may have moved here. Its slot if it opened.

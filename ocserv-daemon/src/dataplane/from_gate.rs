@@ -57,7 +57,7 @@ impl Worker {
                         continue;
                     };
                     let flow = Flow { peer, local };
-                    if is_clients(&session, &flow) {
+                    if session.is_clients(&flow) {
                         self.out.datagram(&flow, bytes);
                     } else {
                         self.strays.foreign += 1;
@@ -89,12 +89,4 @@ impl Worker {
         }
         session.cloned()
     }
-}
-
-/// Whether a handshake of the session is or was going on with this flow.
-fn is_clients(session: &Session, flow: &Flow) -> bool {
-    session.handshake.load().as_deref() == Some(flow)
-        || session
-            .each_channel(|channel| (channel.flow() == *flow).then_some(()))
-            .is_some()
 }

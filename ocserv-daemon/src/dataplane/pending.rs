@@ -9,44 +9,66 @@ use super::session::Flow;
 
 /// A handshake takes no longer (protocol.md 8.3).
 const LIFETIME: Duration = Duration::from_secs(60);
-/// Most flows that are remembered at once.
-const MAX_FLOWS: usize = 4096;
+/// Flows of one session that are remembered: a client tries few, and whoever sees its App-ID could
+/// name it from any number of addresses.
+const FLOWS_PER_SESSION: usize = 4;
 
 /// Flows with their slot, each for a minute.
 #[derive(Debug, Default)]
 pub struct PendingHandshakes {
-    flows: HashMap<Flow, (u32, Now)>,
+    slots: HashMap<Flow, u32>,
+    /// Flows of each slot and when they are over; oldest first.
+    flows: HashMap<u32, VecDeque<(Flow, Now)>>,
 }
 
 impl PendingHandshakes {
-    /// Remembers a flow that a ClientHello came by. `false`: there is no room.
-    pub fn insert(&mut self, flow: Flow, slot: u32, now: Now) -> bool {
-        if self.flows.len() >= MAX_FLOWS && !self.flows.contains_key(&flow) {
-            self.expire(now);
-            if self.flows.len() >= MAX_FLOWS {
-                return false;
-            }
+    /// Remembers a flow that a ClientHello came by, in place of the session's oldest one if it has
+    /// too many.
+    pub fn insert(&mut self, flow: Flow, slot: u32, now: Now) {
+        self.remove(&flow);
+        let flows = self.flows.entry(slot).or_default();
+        if flows.len() == FLOWS_PER_SESSION
+            && let Some((oldest, _)) = flows.pop_front()
+        {
+            self.slots.remove(&oldest);
         }
-        self.flows.insert(flow, (slot, now + LIFETIME));
-        true
+        flows.push_back((flow, now + LIFETIME));
+        self.slots.insert(flow, slot);
+    }
+
+    fn remove(&mut self, flow: &Flow) {
+        if let Some(slot) = self.slots.remove(flow)
+            && let Some(flows) = self.flows.get_mut(&slot)
+        {
+            flows.retain(|(other, _)| other != flow);
+        }
     }
 
     /// The slot that a flow's handshake belongs to.
     pub fn get(&self, flow: &Flow, now: Now) -> Option<u32> {
-        self.flows
-            .get(flow)
-            .filter(|(_, ends)| now < *ends)
-            .map(|(slot, _)| *slot)
+        let slot = *self.slots.get(flow)?;
+        let mut flows = self.flows.get(&slot)?.iter();
+        flows
+            .any(|(known, ends)| known == flow && now < *ends)
+            .then_some(slot)
     }
 
-    /// Forgets what is over.
+    /// Forgets what is over. It looks at every flow, so it is not for each packet.
     pub fn expire(&mut self, now: Now) {
-        self.flows.retain(|_, (_, ends)| now < *ends);
+        let Self { slots, flows } = self;
+        flows.retain(|_, flows| {
+            while let Some((oldest, _)) = flows.pop_front_if(|(_, ends)| *ends <= now) {
+                slots.remove(&oldest);
+            }
+            !flows.is_empty()
+        });
     }
 
     /// Forgets the flows of a session.
     pub fn forget(&mut self, slot: u32) {
-        self.flows.retain(|_, (other, _)| *other != slot);
+        for (flow, _) in self.flows.remove(&slot).unwrap_or_default() {
+            self.slots.remove(&flow);
+        }
     }
 }
 
@@ -118,7 +140,7 @@ mod tests {
     #[test]
     fn a_flow_is_known_for_a_minute() {
         let mut pending = PendingHandshakes::default();
-        assert!(pending.insert(flow(1), 7, Duration::from_secs(10)));
+        pending.insert(flow(1), 7, Duration::from_secs(10));
         assert_eq!(pending.get(&flow(1), Duration::from_secs(69)), Some(7));
         assert_eq!(pending.get(&flow(1), Duration::from_secs(70)), None);
         assert_eq!(pending.get(&flow(2), Duration::from_secs(10)), None);
@@ -127,21 +149,49 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_makes_room_by_age() {
+    fn a_session_has_few_flows_and_takes_no_room_from_others() {
         let mut pending = PendingHandshakes::default();
-        for port in 0..MAX_FLOWS as u16 {
-            assert!(pending.insert(flow(port), 1, Duration::from_secs(10)));
+        let at = Duration::from_secs;
+        pending.insert(flow(60_000), 1, at(10));
+        for port in 0..5000 {
+            pending.insert(flow(port), 2, at(11));
         }
-        assert!(!pending.insert(flow(60_000), 1, Duration::from_secs(60)));
-        assert!(
-            pending.insert(flow(1), 2, Duration::from_secs(60)),
-            "a known flow"
+        pending.insert(flow(60_001), 3, at(12));
+        assert_eq!(pending.get(&flow(60_000), at(12)), Some(1));
+        assert_eq!(pending.get(&flow(60_001), at(12)), Some(3));
+        assert_eq!(pending.get(&flow(4995), at(12)), None, "the oldest went");
+        assert_eq!(pending.get(&flow(4996), at(12)), Some(2));
+        assert_eq!(pending.get(&flow(4999), at(12)), Some(2));
+        assert_eq!(pending.slots.len(), 2 + FLOWS_PER_SESSION);
+    }
+
+    #[test]
+    fn a_flow_that_comes_again_is_the_newest() {
+        let mut pending = PendingHandshakes::default();
+        let at = Duration::from_secs;
+        for port in [1, 2, 3, 4, 1, 5] {
+            pending.insert(flow(port), 7, at(10));
+        }
+        assert_eq!(pending.get(&flow(1), at(10)), Some(7));
+        assert_eq!(pending.get(&flow(2), at(10)), None);
+        pending.insert(flow(1), 8, at(10));
+        pending.forget(7);
+        assert_eq!(
+            pending.get(&flow(1), at(10)),
+            Some(8),
+            "another session's now"
         );
-        assert!(
-            pending.insert(flow(60_000), 1, Duration::from_secs(70)),
-            "the others are over"
-        );
-        assert_eq!(pending.get(&flow(1), Duration::from_secs(70)), Some(2));
+        assert_eq!(pending.get(&flow(5), at(10)), None);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_over() {
+        let mut pending = PendingHandshakes::default();
+        pending.insert(flow(1), 7, Duration::from_secs(10));
+        pending.insert(flow(2), 8, Duration::from_secs(11));
+        pending.expire(Duration::from_secs(70));
+        assert_eq!((pending.slots.len(), pending.flows.len()), (1, 1));
+        assert_eq!(pending.get(&flow(2), Duration::from_secs(70)), Some(8));
     }
 
     #[test]

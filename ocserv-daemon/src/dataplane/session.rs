@@ -186,6 +186,15 @@ impl Session {
         })
     }
 
+    /// Whether a handshake of the session is or was going on with this flow: a gate may have
+    /// anything sent there, and nowhere else.
+    pub fn is_clients(&self, flow: &Flow) -> bool {
+        self.handshake.load().as_deref() == Some(flow)
+            || self
+                .each_channel(|channel| (channel.flow() == *flow).then_some(()))
+                .is_some()
+    }
+
     /// Calls `f` with the channel to send by, if DTLS is in use.
     pub fn with_sending<R>(&self, now: Now, f: impl FnOnce(&Channel) -> R) -> Option<R> {
         let mut f = Some(f);

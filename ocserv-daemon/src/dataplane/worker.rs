@@ -36,6 +36,8 @@ const ICMP_PER_SECOND: u64 = 200;
 pub struct Strays {
     /// Datagrams from addresses that no session uses, or records that none could open.
     pub unknown: u64,
+    /// ClientHellos without random bytes: anyone can send them, so each is not worth a line.
+    pub zero_random: u64,
     /// Not a record, frame or IP packet.
     pub malformed: u64,
     /// Packets from the LAN to an address that nobody has.

@@ -1,5 +1,7 @@
 //! The dataplane's surroundings.
 
+use std::cell::OnceCell;
+use std::fs::OpenOptions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +24,9 @@ use ocserv_sys::seqpacket;
 use ocserv_sys::shared_map::SharedSessions;
 use ocserv_sys::tun::TunDevice;
 use ocserv_sys::udp;
+use tempfile::NamedTempFile;
+
+use super::packets::client_hello;
 
 /// Set in the process that is the dataplane.
 pub const CHILD: &str = "DATAPLANE_UNDER_TEST";
@@ -37,6 +42,11 @@ const SLOTS: usize = 8;
 
 /// What the child does.
 pub fn run_dataplane() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let confinement = Confinement {
         user: Some((65534, 65534)),
         isolate: true,
@@ -88,6 +98,9 @@ pub struct Bed {
     channel: Option<Channel>,
     child: Option<Child>,
     try_mtu_discovery: bool,
+    log: NamedTempFile,
+    /// Of gate 1, for sessions that a test opens without one.
+    gate: OnceCell<Link>,
 }
 
 impl Bed {
@@ -121,6 +134,8 @@ impl Bed {
             channel: None,
             child: None,
             try_mtu_discovery,
+            log: NamedTempFile::new().unwrap(),
+            gate: OnceCell::new(),
         };
         bed.spawn();
         bed
@@ -132,6 +147,12 @@ impl Bed {
         let child = Command::new(std::env::current_exe().unwrap())
             .env(CHILD, "1")
             .stdin(Stdio::from(theirs))
+            .stderr(Stdio::from(
+                OpenOptions::new()
+                    .append(true)
+                    .open(self.log.path())
+                    .unwrap(),
+            ))
             .spawn()
             .unwrap();
         self.child = Some(child);
@@ -164,6 +185,11 @@ impl Bed {
     pub fn status(&self) -> String {
         let pid = self.child.as_ref().unwrap().id();
         std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
+    }
+
+    /// What the dataplane logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
     }
 
     fn tell(&self, message: &ToDataplane, fds: &[BorrowedFd<'_>]) {
@@ -204,7 +230,7 @@ impl Bed {
             ipv4: Some(Ipv4Addr::new(10, 9, 0, 2 + slot as u8)),
             ipv6: None,
             iroutes: Vec::new(),
-            app_id: Some([3 + slot as u8; 32]),
+            app_id: Some(app_id(slot)),
             mtu: 1400,
             dpd: 90,
             switch_to_tcp: 0,
@@ -215,24 +241,37 @@ impl Bed {
         self.tell(&ToDataplane::SessionAdded(Box::new(params)), &[]);
     }
 
-    /// A session of gate 1 with a DTLS channel.
+    /// A session of gate 1 with a DTLS channel, where the test does not look at the gate.
     pub fn open_session(&self, slot: u32) -> Client {
+        let gate = self.gate.get_or_init(|| self.add_gate(GateId(1)));
+        self.open_session_of(gate, slot)
+    }
+
+    /// A session of gate 1, whose link is `gate`, with a DTLS channel.
+    pub fn open_session_of(&self, gate: &Link, slot: u32) -> Client {
         self.add_session(slot, GateId(1));
         let client = Client::new(self.server);
+        client.send_raw(&client_hello(&app_id(slot)));
+        gate.receive();
         self.add_keys(slot, &client, 1);
         client
     }
 
-    pub fn add_keys(&self, slot: u32, client: &Client, generation: u64) {
+    /// Sends keys without waiting for the answer.
+    pub fn offer_keys(&self, slot: u32, channel: u8, peer: SocketAddr, generation: u64) {
         let message = ToDataplane::KeysAdded {
             slot: Slot(slot),
-            channel: 0,
+            channel,
             keys: Box::new(keys(false)),
-            peer: client.socket.local_addr().unwrap(),
+            peer,
             local: self.server,
             generation,
         };
         self.tell(&message, &[]);
+    }
+
+    pub fn add_keys(&self, slot: u32, client: &Client, generation: u64) {
+        self.offer_keys(slot, 0, client.socket.local_addr().unwrap(), generation);
         let answer = self.hear();
         assert!(matches!(answer, FromDataplane::KeysInstalled { slot: s } if s == Slot(slot)));
     }
@@ -241,7 +280,15 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            eprint!("{}", self.log());
+        }
     }
+}
+
+/// What a ClientHello names the session of a slot by.
+fn app_id(slot: u32) -> [u8; 32] {
+    APP_ID.map(|byte| byte + slot as u8)
 }
 
 /// Keys as the server gets them, or with the halves exchanged for the client.

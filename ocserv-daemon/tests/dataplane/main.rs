@@ -24,7 +24,7 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 12] = [
         ("packets_pass_both_ways", packets_pass_both_ways),
         (
             "forged_replayed_and_foreign_packets_are_counted",
@@ -52,6 +52,18 @@ fn main() {
             a_narrow_path_is_passed_by_cstp,
         ),
         ("a_packet_too_big_is_reported", a_packet_too_big_is_reported),
+        (
+            "a_datagram_is_opened_up_to_the_first_failure",
+            opened_up_to_the_first_failure,
+        ),
+        (
+            "keys_are_for_a_flow_of_the_client_only",
+            keys_are_for_a_flow_of_the_client,
+        ),
+        (
+            "hellos_without_random_bytes_are_counted",
+            zero_random_is_counted,
+        ),
     ];
     let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
     let chosen = tests.iter().filter(|(name, _)| {
@@ -293,7 +305,7 @@ fn cstp_and_dtls_take_turns() {
     let lan = bed.lan();
     let target = lan.local_addr().unwrap();
     let gate = bed.add_gate(GateId(1));
-    let mut client = bed.open_session(0);
+    let mut client = bed.open_session_of(&gate, 0);
     let packet = |text: &[u8]| udp_packet(CLIENT_IP, target, text);
 
     client.send_data(&packet(b"by DTLS"));
@@ -348,7 +360,7 @@ fn a_narrow_path_is_passed_by_cstp() {
     let bed = Bed::with_discovery(true);
     let lan = bed.lan();
     let gate = bed.add_gate(GateId(1));
-    let mut client = bed.open_session(0);
+    let mut client = bed.open_session_of(&gate, 0);
     client.send_data(&udp_packet(CLIENT_IP, lan.local_addr().unwrap(), b"x"));
     let (_, inner) = receive(&lan);
     lan.send_to(&[7; 1300], inner).unwrap();
@@ -361,6 +373,86 @@ fn a_narrow_path_is_passed_by_cstp() {
     // A probe whose answer does not fit is answered with one byte.
     client.send(PacketType::DpdRequest, &[0x5a; 1390]);
     assert_eq!(client.receive(), (PacketType::DpdResponse, vec![0]));
+}
+
+fn opened_up_to_the_first_failure() {
+    let bed = Bed::start();
+    let lan = bed.lan();
+    let target = lan.local_addr().unwrap();
+    let mut client = bed.open_session(0);
+    let mut record = |text: &[u8]| {
+        let packet = udp_packet(CLIENT_IP, target, text);
+        let good = client.seal(PacketType::Data, &packet);
+        let mut forged = client.seal(PacketType::Data, &packet);
+        forged[30] ^= 1;
+        (good, forged)
+    };
+    let (one, forged) = record(b"one");
+    let (two, _) = record(b"two");
+    let (behind, _) = record(b"behind a forged one");
+    let (elsewhere, _) = record(b"behind a forged one, from elsewhere");
+    let (three, _) = record(b"three");
+    let (moved, _) = record(b"moved");
+    let (also_moved, _) = record(b"also moved");
+    client.send_raw(&[one, two, forged.clone(), behind].concat());
+    client.send_raw(&three);
+    assert_eq!(receive(&lan).0, b"one");
+    assert_eq!(receive(&lan).0, b"two");
+    assert_eq!(receive(&lan).0, b"three");
+    assert_eq!(bed.shared[0].drops(DropReason::Auth), 1);
+
+    client.rebind();
+    client.send_raw(&[forged, elsewhere].concat());
+    client.send_raw(&[moved, also_moved].concat());
+    assert_eq!(receive(&lan).0, b"moved");
+    assert_eq!(receive(&lan).0, b"also moved");
+}
+
+fn keys_are_for_a_flow_of_the_client() {
+    let bed = Bed::start();
+    let gate = bed.add_gate(GateId(1));
+    let victim = client_socket();
+    bed.add_session(0, GateId(1));
+    bed.offer_keys(0, 1, victim.local_addr().unwrap(), 1);
+    let client = client_socket();
+    client.send_to(&client_hello(&APP_ID), bed.server).unwrap();
+    gate.receive();
+    bed.offer_keys(0, 0, client.local_addr().unwrap(), 2);
+    assert!(matches!(
+        bed.hear(),
+        FromDataplane::KeysInstalled { slot: Slot(0) }
+    ));
+
+    for socket in [&victim, &client] {
+        gate.send(&Frame::Datagram {
+            slot: Slot(0),
+            peer: socket.local_addr().unwrap(),
+            local: bed.server,
+            bytes: b"last flight",
+        });
+    }
+    assert_eq!(receive(&client).0, b"last flight");
+    victim.set_nonblocking(true).unwrap();
+    assert!(victim.recv(&mut [0; 20]).is_err(), "it is no client");
+    assert_eq!(bed.log().matches("without a handshake: refused").count(), 1);
+}
+
+fn zero_random_is_counted() {
+    const HELLOS: usize = 20;
+    let bed = Bed::start();
+    bed.add_session(0, GateId(1));
+    let stranger = client_socket();
+    let mut hello = client_hello(&APP_ID);
+    // After the headers of record and message, and the version.
+    hello[13 + 12 + 2..][..32].fill(0);
+    for _ in 0..HELLOS {
+        stranger.send_to(&hello, bed.server).unwrap();
+    }
+    bed::eventually("all are counted", || {
+        bed.log().contains(&format!("zero_random: {HELLOS}"))
+    });
+    let peer = stranger.local_addr().unwrap().to_string();
+    assert!(!bed.log().contains(&peer), "no line for each");
 }
 
 /// Waits for one datagram; the sockets have a deadline.
