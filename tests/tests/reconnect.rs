@@ -211,6 +211,24 @@ fn survives_rekeys(version: &str) {
 }
 
 #[test]
+fn a_rekey_in_place_renews_the_dtls_channel_too() {
+    scenario(|bed| {
+        let config = Config::new(bed)
+            .set("rekey-time", "6")
+            .set("rekey-method", "ssl");
+        let _server = Server::start(bed, &config)?;
+        let mut client = Login::new().connect_dtls(bed)?;
+        for channel in 2..=3 {
+            client.wait_log_times(DTLS_UP, channel)?;
+            traffic::ping_all_ways(bed, &client)?;
+        }
+        traffic::transfer_all_ways(bed, &client, 300_000)?;
+        assert_eq!(client.count(CSTP_UP), 1, "{}", client.log());
+        Ok(())
+    });
+}
+
+#[test]
 fn tunnels_survive_rekeys_with_tls_1_2() {
     survives_rekeys("VERS-TLS1.2");
 }

@@ -137,7 +137,7 @@ async fn before_tunnel(
         }
     };
     let vhost = settings.by_index(tls.vhost);
-    match opening::open(gate, ticket, &client, tls.vhost, events).await {
+    match opening::open(gate, ticket, &client, &mut tls, events).await {
         Ok(grant) => {
             let opened = opening::answer(settings, vhost, ticket, tls, &client, *grant).await;
             opened.map(Box::new)

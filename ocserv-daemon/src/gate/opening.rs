@@ -1,5 +1,6 @@
 //! CONNECT: the supervisor's grant and the answer to the client (protocol.md 5).
 
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use super::Gate;
 use super::connection::{Event, is_outer_ipv6};
 use super::settings::{Settings, Vhost};
-use super::tls::{AcceptedTls, TlsSession};
+use super::tls::{AcceptedTls, Incoming, TlsSession, read_some};
 use super::tunnel::{DtlsStart, TunnelStart};
 use crate::ipc::gate::{EndReason, FromGate, TunnelGrant, TunnelRefused, TunnelRequest};
 use crate::ipc::ids::{ConnId, ConnTicket, Slot};
@@ -24,7 +25,7 @@ use crate::ipc::ids::{ConnId, ConnTicket, Slot};
 const GRANT_TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest wait for the client to take the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Announced where the server renews the keys itself (protocol.md 10).
+/// Announced where the server renews all keys itself (protocol.md 10).
 const SERVER_REKEYS: Duration = Duration::from_secs(31_536_000);
 /// Clients that came together shall not rekey together (protocol.md 10).
 const REKEY_JITTER_SECS: u64 = 29;
@@ -50,7 +51,7 @@ pub struct NotOpened {
     pub reason: EndReason,
 }
 
-/// Asks the supervisor.
+/// Asks the supervisor; the client has to wait in silence.
 ///
 /// # Errors
 /// [`NotOpened`].
@@ -58,7 +59,7 @@ pub async fn open(
     gate: &Gate,
     ticket: &ConnTicket,
     client: &ConnectRequest,
-    vhost: u32,
+    tls: &mut AcceptedTls,
     events: &mut mpsc::Receiver<Event>,
 ) -> Result<Box<TunnelGrant>, NotOpened> {
     let refused = |refusal| NotOpened {
@@ -76,13 +77,19 @@ pub async fn open(
         device_platform: client.device_platform.clone(),
         wants_ipv4: client.wants_ipv4,
         wants_ipv6: client.wants_ipv6,
-        vhost,
+        vhost: tls.vhost,
     });
     gate.outbox.push(FromGate::OpenTunnel {
         conn: ticket.conn,
         request,
     });
-    match timeout(GRANT_TIMEOUT, granted(events)).await {
+    let granted = async {
+        tokio::select! {
+            granted = granted(events) => granted,
+            reason = hung_up(ticket, tls) => Err(reason),
+        }
+    };
+    match timeout(GRANT_TIMEOUT, granted).await {
         Ok(Ok(Ok(grant))) => Ok(grant),
         Ok(Ok(Err(TunnelRefused::Cookie))) => Err(refused(Refusal::Cookie)),
         Ok(Ok(Err(TunnelRefused::NoAddress))) => Err(refused(Refusal::NoAddress)),
@@ -107,6 +114,28 @@ async fn granted(
     }
 }
 
+/// Waits for the end of the client's patience. It has nothing to say before it has the answer.
+async fn hung_up(ticket: &ConnTicket, tls: &mut AcceptedTls) -> EndReason {
+    let mut bytes = [0; 2048];
+    loop {
+        let count = match read_some(&tls.tcp, &mut bytes).await {
+            Ok(0) | Err(_) => return EndReason::Unspecified,
+            Ok(count) => count,
+        };
+        let input = bytes.get(..count).unwrap_or_default();
+        let content = |_: &[u8]| Err(io::ErrorKind::InvalidData.into());
+        // A KeyUpdate is no content.
+        match tls.session.receive::<io::Error>(input, content) {
+            Ok(Incoming::Open) => {}
+            Ok(Incoming::Closed) => return EndReason::Unspecified,
+            Err(error) => {
+                tracing::info!(conn = ticket.conn.0, %error, "bytes before the answer to CONNECT");
+                return EndReason::Error;
+            }
+        }
+    }
+}
+
 /// Sends the 200 answer; CSTP begins behind it.
 ///
 /// # Errors
@@ -125,7 +154,7 @@ pub async fn answer(
     let dtls_ciphers = dtls_ciphers(settings, vhost, &tls.session, client, &grant.settings);
     let dtls = !dtls_ciphers.is_empty();
     let mtu = negotiate(ticket, &tls, client, &grant, dtls);
-    let rekey = rekey(vhost, &tls.session);
+    let rekey = rekey(vhost, &tls.session, dtls);
     let dpd = if client.is_mobile() {
         grant.settings.mobile_dpd
     } else {
@@ -138,7 +167,7 @@ pub async fn answer(
         dtls: dtls.then_some(DtlsAnswer {
             port: settings.udp_port,
             app_id: grant.app_id,
-            // OpenSSL's part is over after the first handshake: a client makes a new one instead.
+            // OpenSSL's part in the channel is over after the handshake.
             rekey_in_place: false,
         }),
         ..whole_answer(vhost, client, &grant, mtu)
@@ -249,31 +278,34 @@ struct Rekeying {
     own: Option<Duration>,
 }
 
-/// In TLS 1.3 the server renews the keys itself; in TLS 1.2 rustls cannot, so the client comes again
-/// (protocol.md 10).
-fn rekey(vhost: &Vhost, session: &TlsSession) -> Rekeying {
-    match (vhost.config.rekey_time, vhost.config.rekey_method) {
-        (None, _) => Rekeying {
+/// In TLS 1.3 keys are renewed in place; in TLS 1.2 rustls cannot, so the client comes again
+/// (protocol.md 10). Only a client can renew the DTLS channel: stock openconnect makes a new one after
+/// a rekey that it began itself, in TLS 1.3 a KeyUpdate. Then the server sends none of its own: GnuTLS
+/// ends a session in which two of them cross.
+fn rekey(vhost: &Vhost, session: &TlsSession, dtls: bool) -> Rekeying {
+    let Some(interval) = vhost.config.rekey_time else {
+        return Rekeying {
             announced: None,
             own: None,
-        },
-        (own, RekeyMethod::Ssl) if session.is_tls13() => Rekeying {
+        };
+    };
+    let by_client = |method| Rekeying {
+        announced: Some(Rekey {
+            time: Duration::from_secs(jittered(interval.as_secs(), random_byte())),
+            method,
+        }),
+        own: None,
+    };
+    match vhost.config.rekey_method {
+        RekeyMethod::Ssl if session.is_tls13() && !dtls => Rekeying {
             announced: Some(Rekey {
                 time: SERVER_REKEYS,
                 method: RekeyMethod::Ssl,
             }),
-            own,
+            own: Some(interval),
         },
-        (Some(time), _) => {
-            let time = Duration::from_secs(jittered(time.as_secs(), random_byte()));
-            Rekeying {
-                announced: Some(Rekey {
-                    time,
-                    method: RekeyMethod::NewTunnel,
-                }),
-                own: None,
-            }
-        }
+        RekeyMethod::Ssl if session.is_tls13() => by_client(RekeyMethod::Ssl),
+        RekeyMethod::Ssl | RekeyMethod::NewTunnel => by_client(RekeyMethod::NewTunnel),
     }
 }
 

@@ -135,6 +135,37 @@ fn a_refused_cookie_gets_401_and_a_wrong_password_too() {
     bed.stop();
 }
 
+/// A client whose CONNECT the supervisor has not answered.
+fn waiting(bed: &mut Bed) -> (ConnId, Client) {
+    let (conn, tcp) = bed.connect();
+    let mut client = Client::new(tcp, SslVersion::TLS1_3);
+    let cookie = client.log_in();
+    client.connect(&cookie);
+    assert!(matches!(bed.heard(), FromGate::OpenTunnel { .. }));
+    (conn, client)
+}
+
+#[test]
+fn a_client_that_gives_up_waiting_for_its_tunnel_is_reported() {
+    let mut bed = Bed::new(&["ecdsa"], "");
+    let (conn, client) = waiting(&mut bed);
+    drop(client);
+    assert_eq!(closed(&bed), (conn, EndReason::Unspecified));
+    let (conn, mut client) = waiting(&mut bed);
+    client.tls.shutdown().unwrap();
+    assert_eq!(closed(&bed), (conn, EndReason::Unspecified));
+    bed.stop();
+}
+
+#[test]
+fn a_client_that_sends_before_the_answer_to_connect_is_ended() {
+    let mut bed = Bed::new(&["ecdsa"], "");
+    let (conn, mut client) = waiting(&mut bed);
+    client.send(0, b"early");
+    assert_eq!(closed(&bed), (conn, EndReason::Error));
+    bed.stop();
+}
+
 #[test]
 fn a_frame_that_is_not_cstp_ends_the_tunnel() {
     use std::io::Write;
@@ -164,14 +195,11 @@ fn a_new_dataplane_takes_over_running_tunnels() {
 
 #[test]
 fn tls_1_3_renews_its_keys_in_place() {
-    let mut bed = Bed::new(&["ecdsa"], "rekey-time = 1\nrekey-method = ssl\n");
+    let extra = "rekey-time = 1\nrekey-method = ssl\nudp-port = 0\n";
+    let mut bed = Bed::new(&["ecdsa"], extra);
     let (_, mut client, answer) = tunnel(&mut bed, SslVersion::TLS1_3);
     assert!(
-        answer.contains("\r\nX-CSTP-Rekey-Time: 31536000\r\n"),
-        "{answer}"
-    );
-    assert!(
-        answer.contains("\r\nX-CSTP-Rekey-Method: ssl\r\n"),
+        answer.contains("\r\nX-CSTP-Rekey-Time: 31536000\r\nX-CSTP-Rekey-Method: ssl\r\n"),
         "{answer}"
     );
     assert!(matches!(bed.heard(), FromGate::TunnelUp { .. }));
@@ -180,6 +208,21 @@ fn tls_1_3_renews_its_keys_in_place() {
     assert_eq!(client.frame(), (4, b"alive?".to_vec()));
     client.send(0, b"under new keys");
     assert_eq!(bed.packet(), b"under new keys");
+    bed.stop();
+}
+
+#[test]
+fn a_client_with_dtls_is_told_to_renew_keys_in_place() {
+    let mut bed = Bed::new(&["ecdsa"], "rekey-time = 1\nrekey-method = ssl\n");
+    let (_, client, answer) = tunnel(&mut bed, SslVersion::TLS1_3);
+    assert!(
+        answer.contains("\r\nX-CSTP-Rekey-Time: 1\r\nX-CSTP-Rekey-Method: ssl\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\nX-DTLS-Rekey-Time: 11\r\n"), "{answer}");
+    // A method of its own would keep the client from making a new channel.
+    assert!(!answer.contains("X-DTLS-Rekey-Method"), "{answer}");
+    drop(client);
     bed.stop();
 }
 
