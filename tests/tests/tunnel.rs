@@ -353,3 +353,26 @@ fn datagrams_of_strangers_disturb_nobody() {
         Ok(())
     });
 }
+
+#[test]
+fn a_user_file_may_name_a_profile_of_its_own() {
+    scenario(|bed| {
+        let common = bed.write_file("common.xml", "<common/>\n")?;
+        let own = bed.write_file("own.xml", "<own/>\n")?;
+        let config = with_user_file(bed, &format!("user-profile = {}\n", own.display()))?
+            .set("user-profile", &common.display().to_string());
+        let _server = Server::start(bed, &config)?;
+        let fetch = |cookie: &str| {
+            let request = format!(
+                "GET /profiles/common.xml HTTP/1.1\r\nCookie: webvpn={cookie}\r\n\r\n"
+            );
+            Ok::<_, anyhow::Error>(ocserv_tests::tls::request(bed, &request)?.text)
+        };
+        let alice = fetch(&Login::new().cookie(bed)?)?;
+        assert!(alice.contains("<own/>"), "{alice}");
+        let other = Login::as_user(OTHER_USER, OTHER_PASSWORD).cookie(bed)?;
+        let other = fetch(&other)?;
+        assert!(other.contains("<common/>"), "{other}");
+        Ok(())
+    });
+}

@@ -172,5 +172,6 @@ fn from_ipc(outcome: AuthOutcome) -> Outcome {
         AuthOutcome::Granted { cookie, .. } => Outcome::Granted { cookie },
         AuthOutcome::Denied { reason } => Outcome::Denied { reason },
         AuthOutcome::Known(known) => Outcome::Known(known),
+        AuthOutcome::OwnProfile(content) => Outcome::OwnProfile(content),
     }
 }

@@ -271,6 +271,11 @@ pub enum AuthOutcome {
         /// Whether it is.
         bool,
     ),
+    /// As `Known(true)`, for a user with an own `user-profile`.
+    OwnProfile(
+        /// The file, at most 64 KiB.
+        Vec<u8>,
+    ),
 }
 
 /// Gate → secmod on a signing channel: one call, one reply (none for [`SignRequest::StoreTls`]).

@@ -11,6 +11,7 @@ use super::Secmod;
 use super::conversation::{Conversation, Unavailable};
 use super::method::{Prompt, Verdict};
 use super::sessions::{CookieHash, NewSession, SID_LEN, cookie_hash, session_name};
+use super::user_files;
 use crate::ipc::ids::ConnTicket;
 use crate::ipc::secmod::{AuthOutcome, AuthQuestion, FromSecmod};
 
@@ -60,7 +61,7 @@ impl Secmod {
     pub async fn answer(&self, ticket: ConnTicket, question: AuthQuestion) -> AuthOutcome {
         let now = SystemTime::now();
         match question {
-            AuthQuestion::Check { cookie } => AuthOutcome::Known(self.knows(&cookie, now)),
+            AuthQuestion::Check { cookie } => self.check(&cookie, now).await,
             _ if self.too_late(&ticket, now) => {
                 tracing::info!(remote = %ticket.remote.ip(), "a login came after auth-timeout");
                 denied(FAILED)
@@ -99,9 +100,28 @@ impl Secmod {
         }
     }
 
-    fn knows(&self, cookie: &Secret, now: SystemTime) -> bool {
-        let state = self.state.borrow();
-        cookie_hash(cookie).is_some_and(|hash| state.sessions.authenticated(&hash, now).is_some())
+    /// Whether a cookie is good, and the profile that its user alone gets (config.md §4,
+    /// user-profile).
+    async fn check(&self, cookie: &Secret, now: SystemTime) -> AuthOutcome {
+        let owner = {
+            let state = self.state.borrow();
+            let record =
+                cookie_hash(cookie).and_then(|hash| state.sessions.authenticated(&hash, now));
+            record.map(|record| (record.vhost, record.username.clone(), record.groupname.clone()))
+        };
+        let Some((vhost, username, groupname)) = owner else {
+            return AuthOutcome::Known(false);
+        };
+        let active = self.active();
+        let Some((vhost, _)) = active.as_ref().and_then(|active| active.vhost(vhost)) else {
+            return AuthOutcome::Known(false);
+        };
+        let vhost = vhost.clone();
+        let read = move || user_files::own_profile(&vhost, &username, &groupname);
+        match self.pool.run(read).await.flatten() {
+            Some(content) => AuthOutcome::OwnProfile(content),
+            None => AuthOutcome::Known(true),
+        }
     }
 
     /// A connection may authenticate only within `auth-timeout` of its acceptance.

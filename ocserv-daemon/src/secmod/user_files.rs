@@ -11,6 +11,8 @@ use std::path::Path;
 use ocserv_proto::config::supplemental::{self, SupplementalConfig};
 use ocserv_proto::config::{UserConfig, VhostConfig};
 
+/// Longest profile of a user, in bytes: it must fit a message between the processes.
+const MAX_PROFILE_LEN: usize = 64 * 1024;
 /// Longest file, bytes.
 const MAX_FILE_LEN: u64 = 1024 * 1024;
 
@@ -39,6 +41,26 @@ pub fn settings(
         group.as_ref(),
         user.as_ref(),
     ))
+}
+
+/// The `user-profile` of a user's or group's file, where it names another one than the vhost's. A
+/// file that cannot be read is logged, and the vhost's is served.
+pub fn own_profile(vhost: &VhostConfig, username: &str, groupname: &str) -> Option<Vec<u8>> {
+    let path = settings(vhost, username, groupname).ok()?.user_profile?;
+    if vhost.user.user_profile.as_ref() == Some(&path) {
+        return None;
+    }
+    match std::fs::read(&path) {
+        Ok(content) if content.len() <= MAX_PROFILE_LEN => Some(content),
+        Ok(_) => {
+            tracing::warn!("user-profile '{}' is longer than 64 KiB", path.display());
+            None
+        }
+        Err(error) => {
+            tracing::warn!("user-profile '{}': {error}", path.display());
+            None
+        }
+    }
 }
 
 fn named_file(

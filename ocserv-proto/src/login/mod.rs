@@ -125,6 +125,10 @@ impl Login {
                 self.authenticated = true;
                 self.profile()
             }
+            (Some(Waiting::Profile), Outcome::OwnProfile(content)) => {
+                self.authenticated = true;
+                self.respond(answers::page(self.dialect, &self.settings, "text/xml", &content))
+            }
             (Some(Waiting::Profile), Outcome::Known(false)) => self.refuse_cookie(),
             (Some(_), Outcome::Denied { reason }) => self.denied(&reason),
             (Some(_), _) => self.denied(INTERNAL_ERROR),
@@ -150,12 +154,13 @@ impl Login {
             GetPage::Static(page) => {
                 self.respond(answers::static_page(self.dialect, &self.settings, page))
             }
-            GetPage::Profile if self.authenticated => self.profile(),
+            // Asked for in any case: the user may have a profile of his own.
             GetPage::Profile => match cookies::session_id(request, cookies::WEBVPN) {
                 Some(cookie) => {
                     self.waiting = Some(Waiting::Profile);
                     Action::Ask(Question::Check { cookie })
                 }
+                None if self.authenticated => self.profile(),
                 None => self.unavailable(),
             },
             GetPage::Unknown => self.not_found(),

@@ -124,6 +124,11 @@ pub enum Outcome {
         /// Whether it is.
         bool,
     ),
+    /// As `Known(true)`, for a user whose own `user-profile` is to be served.
+    OwnProfile(
+        /// The file.
+        Vec<u8>,
+    ),
 }
 
 impl Group {

@@ -194,12 +194,19 @@ fn path_traversal_on_profiles() {
         "/profiles/..%2f..%2fetc/shadow",
         "/profiles//etc/passwd?x",
     ] {
-        assert_eq!(
-            answer(connection.get_with(path, &cookie)),
-            (wanted.clone(), false),
-            "{path}"
-        );
+        assert_eq!(question(connection.get_with(path, &cookie)), check, "{path}");
+        let served = answer(connection.outcome(Outcome::Known(true)));
+        assert_eq!(served, (wanted.clone(), false), "{path}");
     }
+}
+
+#[test]
+fn a_user_may_have_a_profile_of_his_own() {
+    let mut connection = Connection::new(full_settings());
+    question(connection.get_with("/profiles/x", &format!("webvpn={SID}")));
+    let own = Outcome::OwnProfile(b"<own/>\n".to_vec());
+    let (text, close) = answer(connection.outcome(own));
+    assert!(!close && text.ends_with("\r\n\r\n<own/>\n"), "{text}");
 }
 
 #[test]
