@@ -10,14 +10,15 @@ fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
+/// Without extension; hidden files left out.
 fn names_in(path: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let stem = |path: PathBuf| {
-        path.file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-    };
     entries
-        .filter_map(|entry| stem(entry.unwrap().path()))
+        .filter_map(|entry| {
+            let path = entry.unwrap().path();
+            Some(path.file_stem()?.to_string_lossy().into_owned())
+        })
+        .filter(|name| !name.starts_with('.'))
         .collect()
 }
 
