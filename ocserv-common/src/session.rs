@@ -202,7 +202,11 @@ mod tests {
         assert_eq!(channel.take_tx_seq(5), Some(1));
         assert!(channel.window().commit(9));
         channel.start(7, 1, 1, 1);
-        assert_eq!(channel.take_tx_seq(1), Some(6), "told again after a restart");
+        assert_eq!(
+            channel.take_tx_seq(1),
+            Some(6),
+            "told again after a restart"
+        );
         assert!(!channel.window().would_accept(9));
         channel.start(8, 1, 1, 1);
         assert_eq!(channel.take_tx_seq(1), Some(1), "other keys");

@@ -53,7 +53,9 @@ pub struct Options {
 
 /// Levels above 9 mean 9 (manuals name values up to 9999).
 fn parse_debug(text: &str) -> Result<u8, String> {
-    let level: u32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    let level: u32 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number"))?;
     Ok(level.min(9) as u8)
 }
 

@@ -58,7 +58,13 @@ pub fn facility(name: &str) -> Option<u8> {
         "daemon" => 3,
         "auth" => 4,
         "authpriv" => 10,
-        _ => 16 + name.strip_prefix("local")?.parse::<u8>().ok().filter(|n| *n < 8)?,
+        _ => {
+            16 + name
+                .strip_prefix("local")?
+                .parse::<u8>()
+                .ok()
+                .filter(|n| *n < 8)?
+        }
     };
     Some(number)
 }
@@ -77,7 +83,11 @@ pub fn system_log(facility: u8) -> Target {
 pub fn install(who: &'static str, settings: &Settings) {
     let own = LevelFilter::from_level(max_level(settings.level));
     // Libraries speak from level 9 on ("TLS library").
-    let others = if settings.level >= 9 { LevelFilter::TRACE } else { LevelFilter::ERROR };
+    let others = if settings.level >= 9 {
+        LevelFilter::TRACE
+    } else {
+        LevelFilter::ERROR
+    };
     let filter = || {
         Targets::new()
             .with_default(others)
@@ -90,9 +100,9 @@ pub fn install(who: &'static str, settings: &Settings) {
         let sink = match target {
             Target::Stderr => Some(Sink::Stderr),
             // Without a log daemon stderr must do, but each line once.
-            other => other.daemon().or_else(|| {
-                (!settings.targets.contains(&Target::Stderr)).then_some(Sink::Stderr)
-            }),
+            other => other
+                .daemon()
+                .or_else(|| (!settings.targets.contains(&Target::Stderr)).then_some(Sink::Stderr)),
         };
         if let Some(sink) = sink {
             layers.push(Lines { who, sink }.with_filter(filter()).boxed());
@@ -114,12 +124,14 @@ impl Target {
         };
         match self {
             Self::Stderr => None,
-            Self::Syslog(facility) => {
-                Some(Sink::Syslog { socket: connect("/dev/log")?, facility })
-            }
-            Self::Journald(facility) => {
-                Some(Sink::Journald { socket: connect(JOURNAL)?, facility })
-            }
+            Self::Syslog(facility) => Some(Sink::Syslog {
+                socket: connect("/dev/log")?,
+                facility,
+            }),
+            Self::Journald(facility) => Some(Sink::Journald {
+                socket: connect(JOURNAL)?,
+                facility,
+            }),
         }
     }
 }
@@ -234,8 +246,14 @@ mod tests {
             remote: "192.0.2.7:5501".to_owned(),
             others: " n=1".to_owned(),
         };
-        assert_eq!(fields.line("main"), "main[alice]:192.0.2.7:5501 user logged in forged n=1");
-        let bare = Fields { message: "hello".to_owned(), ..Fields::default() };
+        assert_eq!(
+            fields.line("main"),
+            "main[alice]:192.0.2.7:5501 user logged in forged n=1"
+        );
+        let bare = Fields {
+            message: "hello".to_owned(),
+            ..Fields::default()
+        };
         assert_eq!(bare.line("sec-mod"), "sec-mod: hello");
     }
 
@@ -243,7 +261,10 @@ mod tests {
     fn a_journal_entry_has_one_line_a_field() {
         let entry = String::from_utf8(journal_entry("main: hello", Level::WARN, 3)).unwrap();
         let fields: Vec<&str> = entry.lines().collect();
-        assert_eq!(fields[..3], ["MESSAGE=main: hello", "PRIORITY=4", "SYSLOG_FACILITY=3"]);
+        assert_eq!(
+            fields[..3],
+            ["MESSAGE=main: hello", "PRIORITY=4", "SYSLOG_FACILITY=3"]
+        );
     }
 
     #[test]

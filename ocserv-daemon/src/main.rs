@@ -47,16 +47,16 @@ fn run_role(arguments: &RoleArguments) -> ExitCode {
     if let Err(error) = ocserv_sys::process::set_name(arguments.role.name()) {
         tracing::debug!("the process keeps its name: {error}");
     }
-    let result = role::take_channel().map_err(anyhow::Error::from).and_then(|channel| {
-        match arguments.role {
+    let result = role::take_channel()
+        .map_err(anyhow::Error::from)
+        .and_then(|channel| match arguments.role {
             Role::Secmod => {
                 confine::confine_secmod(&arguments.confinement)?;
                 secmod::run(channel)
             }
             Role::Gate => gate::run(channel, arguments.confinement),
             Role::Dataplane => dataplane::run(channel, arguments.confinement),
-        }
-    });
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -19,7 +19,14 @@ pub const ROLE_VARIABLE: &str = "OCSERV_ROLE";
 const FIRST_OTHER_FD: RawFd = 3;
 /// Variables that gates and dataplane inherit, by the beginnings of their names: settings of loader,
 /// allocator and libraries. All others may hold secrets of whoever started the server.
-const INHERITED: [&str; 6] = ["GLIBC_TUNABLES", "LD_", "MALLOC_", "OPENSSL_", "RUST_", "TZ"];
+const INHERITED: [&str; 6] = [
+    "GLIBC_TUNABLES",
+    "LD_",
+    "MALLOC_",
+    "OPENSSL_",
+    "RUST_",
+    "TZ",
+];
 
 /// The parts of the server besides the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +51,9 @@ impl Role {
 
     /// The inverse of [`Role::name`].
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Secmod, Self::Gate, Self::Dataplane].into_iter().find(|role| role.name() == name)
+        [Self::Secmod, Self::Gate, Self::Dataplane]
+            .into_iter()
+            .find(|role| role.name() == name)
     }
 }
 
@@ -90,9 +99,13 @@ pub fn command(arguments: &RoleArguments, channel: OwnedFd) -> std::io::Result<C
     if arguments.role != Role::Secmod {
         let is_inherited = |name: &OsStr| {
             let name = name.as_encoded_bytes();
-            INHERITED.iter().any(|start| name.starts_with(start.as_bytes()))
+            INHERITED
+                .iter()
+                .any(|start| name.starts_with(start.as_bytes()))
         };
-        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)));
+        command
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)));
     }
     command
         .arg0(arguments.role.name())

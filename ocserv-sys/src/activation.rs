@@ -28,9 +28,17 @@ pub fn take_sockets() -> Vec<OwnedFd> {
 }
 
 fn announced() -> i32 {
-    let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse::<i32>().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text: String| text.parse::<i32>().ok())
+    };
     let ours = number("LISTEN_PID").is_some_and(|pid| pid.unsigned_abs() == std::process::id());
-    if ours { number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST) } else { 0 }
+    if ours {
+        number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST)
+    } else {
+        0
+    }
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 //!
 //! One operation a block, each with its reason. Nothing here knows the protocol.
 
+pub mod activation;
 pub mod crypt;
+pub mod local_time;
 mod login_record;
 mod memfd;
 pub mod message_batch;
 pub mod poller;
-pub mod local_time;
 pub mod process;
-pub mod activation;
 pub mod sandbox;
 pub mod seqpacket;
 pub mod shared_map;

@@ -61,7 +61,14 @@ pub fn limit_data(more: u64) -> io::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let now_kib = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix("kB")?.trim().parse().ok())
+        .find_map(|line| {
+            line.strip_prefix("VmData:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
         .unwrap_or(0_u64);
     let limit = now_kib * 1024 + more;
     Ok(setrlimit(Resource::RLIMIT_DATA, limit, limit)?)
@@ -82,7 +89,11 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     };
-    if result == 0 { Ok(()) } else { close_on_exec_one_by_one(first) }
+    if result == 0 {
+        Ok(())
+    } else {
+        close_on_exec_one_by_one(first)
+    }
 }
 
 fn close_on_exec_one_by_one(first: u32) -> io::Result<()> {
@@ -128,13 +139,22 @@ mod tests {
     #[test]
     fn descriptors_become_close_on_exec_either_way() {
         use std::os::fd::AsRawFd;
-        for mark in [close_on_exec_from, |first| close_on_exec_one_by_one(first as u32)] {
+        for mark in [close_on_exec_from, |first| {
+            close_on_exec_one_by_one(first as u32)
+        }] {
             let (one, _two) = UnixStream::pair().unwrap();
             nix::fcntl::fcntl(&one, nix::fcntl::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
             mark(one.as_raw_fd() + 1).unwrap();
-            assert_eq!(nix::fcntl::fcntl(&one, nix::fcntl::F_GETFD), Ok(0), "too many");
+            assert_eq!(
+                nix::fcntl::fcntl(&one, nix::fcntl::F_GETFD),
+                Ok(0),
+                "too many"
+            );
             mark(one.as_raw_fd()).unwrap();
-            assert_eq!(nix::fcntl::fcntl(&one, nix::fcntl::F_GETFD), Ok(libc::FD_CLOEXEC));
+            assert_eq!(
+                nix::fcntl::fcntl(&one, nix::fcntl::F_GETFD),
+                Ok(libc::FD_CLOEXEC)
+            );
         }
     }
 

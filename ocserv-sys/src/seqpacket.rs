@@ -18,7 +18,12 @@ pub const MAX_FDS: usize = 253;
 /// # Errors
 /// As socketpair(2): too many descriptors.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
 }
 
 /// Asks for room for `bytes` of unsent and unread messages in this socket.
@@ -45,7 +50,13 @@ pub fn set_buffers(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
 pub fn send(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>], fds: &[RawFd]) -> io::Result<()> {
     let rights = [ControlMessage::ScmRights(fds)];
     let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
-    sendmsg::<()>(socket.as_raw_fd(), parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        parts,
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     Ok(())
 }
 
@@ -75,7 +86,10 @@ fn recv_with(
     buffer: &mut [u8],
     control: &mut [u64],
 ) -> io::Result<Received> {
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     // SAFETY: msghdr is plain data; zero is a value of each field.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut part;
@@ -92,7 +106,10 @@ fn recv_with(
     // use up all that this process may have. (So nix, which does not give them out, is no help.)
     let fds = take_descriptors(&message);
     if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message longer than its buffer"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message longer than its buffer",
+        ));
     }
     Ok(Received { len, fds })
 }
@@ -134,8 +151,12 @@ mod tests {
     fn a_message_keeps_its_boundary_and_its_descriptors() {
         let (a, b) = pair().unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
-        send(a.as_fd(), &[IoSlice::new(b"one"), IoSlice::new(b"two")], &[writer.as_raw_fd()])
-            .unwrap();
+        send(
+            a.as_fd(),
+            &[IoSlice::new(b"one"), IoSlice::new(b"two")],
+            &[writer.as_raw_fd()],
+        )
+        .unwrap();
         send(a.as_fd(), &[IoSlice::new(b"three")], &[]).unwrap();
         drop(writer);
 
@@ -174,14 +195,23 @@ mod tests {
         // A header and four descriptors.
         let error = recv_with(b.as_fd(), &mut [0; 10], &mut [0; 4]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "all copies are closed");
+        assert_eq!(
+            reader.read(&mut [0; 1]).unwrap(),
+            0,
+            "all copies are closed"
+        );
     }
 
     #[test]
     fn as_many_descriptors_as_the_kernel_takes_arrive() {
         let (a, b) = pair().unwrap();
         let (_reader, writer) = io::pipe().unwrap();
-        send(a.as_fd(), &[IoSlice::new(b"x")], &[writer.as_raw_fd(); MAX_FDS]).unwrap();
+        send(
+            a.as_fd(),
+            &[IoSlice::new(b"x")],
+            &[writer.as_raw_fd(); MAX_FDS],
+        )
+        .unwrap();
         assert_eq!(recv(b.as_fd(), &mut [0; 10]).unwrap().fds.len(), MAX_FDS);
     }
 

@@ -6,7 +6,10 @@ use ocserv_tests::{Config, Login, Server, scenario, scenario_with_clients, traff
 /// The row of `show users` for the one user.
 fn row(server: &Server) -> anyhow::Result<String> {
     let users = server.occtl_text(&["show", "users"])?;
-    let row = users.lines().find(|line| line.contains(USER)).unwrap_or_default();
+    let row = users
+        .lines()
+        .find(|line| line.contains(USER))
+        .unwrap_or_default();
     Ok(row.to_owned())
 }
 
@@ -25,7 +28,10 @@ fn clients_of_both_families_are_served_at_once() {
     scenario_with_clients(2, |bed| {
         let _server = Server::start(bed, &Config::new(bed))?;
         let one = Login::new().connect_dtls(bed)?;
-        let other = Login::new().from_site(1).to_address(GATEWAY6).connect_dtls(bed)?;
+        let other = Login::new()
+            .from_site(1)
+            .to_address(GATEWAY6)
+            .connect_dtls(bed)?;
         for client in [&one, &other] {
             traffic::ping_all_ways(bed, client)?;
         }
@@ -87,7 +93,10 @@ fn mobile_clients_have_timers_of_their_own() {
         let config = Config::new(bed).set("dpd", "70").add("mobile-dpd", "700");
         let server = Server::start(bed, &config)?;
         let desk = Login::new().connect(bed)?;
-        let phone = Login::new().from_site(1).argument("--os=android").connect(bed)?;
+        let phone = Login::new()
+            .from_site(1)
+            .argument("--os=android")
+            .connect(bed)?;
         let shown = server.occtl_text(&["show", "user", USER])?;
         assert_eq!(shown.matches("DPD: 70 ").count(), 1, "{shown}");
         assert_eq!(shown.matches("DPD: 700 ").count(), 1, "{shown}");

@@ -3,7 +3,9 @@
 
 use anyhow::Result;
 use ocserv_tests::bed::{OTHER_PASSWORD, OTHER_USER};
-use ocserv_tests::{Bed, Config, Login, Role, Server, scenario, scenario_with_clients, traffic, wait};
+use ocserv_tests::{
+    Bed, Config, Login, Role, Server, scenario, scenario_with_clients, traffic, wait,
+};
 
 /// A connect script that takes two seconds, and a disconnect script; both leave a trace.
 fn slow_scripts(bed: &Bed) -> Result<Config> {
@@ -30,7 +32,9 @@ fn a_second_connect_during_the_first_keeps_the_address_its_own() {
         let server = Server::start(bed, &config)?;
         let cookie = Login::new().cookie(bed)?;
         let first = Login::with_cookie(&cookie).start(bed)?;
-        wait::until_true("the first script runs", wait::SHORT, || trace(bed).contains("up"))?;
+        wait::until_true("the first script runs", wait::SHORT, || {
+            trace(bed).contains("up")
+        })?;
         let second = Login::with_cookie(&cookie).from_site(1).connect(bed)?;
         drop(first);
         // Past the life of the cookie: an address that was only held would be free now.
@@ -53,7 +57,9 @@ fn a_client_that_leaves_while_its_script_runs_is_disconnected_properly() {
         for gate in server.pids(Role::Gate)? {
             ocserv_tests::process::signal(gate, nix::sys::signal::Signal::SIGKILL);
         }
-        wait::until_true("the disconnect script ran", wait::SHORT, || trace(bed).contains("down"))?;
+        wait::until_true("the disconnect script ran", wait::SHORT, || {
+            trace(bed).contains("down")
+        })?;
         assert_eq!(trace(bed).matches("down").count(), 1);
         Ok(())
     });
@@ -97,9 +103,18 @@ fn a_key_that_is_bad_when_secmod_dies_ends_no_tunnel() {
         traffic::ping_all_ways(bed, &client)?;
         bed.write_file("server.key", &good)?;
         drop(client);
-        wait::until("a login works again", std::time::Duration::from_secs(30), || {
-            Login::new().try_cookie(bed).ok()?.status.success().then_some(())
-        })?;
+        wait::until(
+            "a login works again",
+            std::time::Duration::from_secs(30),
+            || {
+                Login::new()
+                    .try_cookie(bed)
+                    .ok()?
+                    .status
+                    .success()
+                    .then_some(())
+            },
+        )?;
         assert!(server.is_running());
         Ok(())
     });

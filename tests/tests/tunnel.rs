@@ -363,9 +363,8 @@ fn a_user_file_may_name_a_profile_of_its_own() {
             .set("user-profile", &common.display().to_string());
         let _server = Server::start(bed, &config)?;
         let fetch = |cookie: &str| {
-            let request = format!(
-                "GET /profiles/common.xml HTTP/1.1\r\nCookie: webvpn={cookie}\r\n\r\n"
-            );
+            let request =
+                format!("GET /profiles/common.xml HTTP/1.1\r\nCookie: webvpn={cookie}\r\n\r\n");
             Ok::<_, anyhow::Error>(ocserv_tests::tls::request(bed, &request)?.text)
         };
         let alice = fetch(&Login::new().cookie(bed)?)?;

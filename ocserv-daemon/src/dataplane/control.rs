@@ -198,7 +198,12 @@ impl Control {
         session.drop_channel(index);
         self.barrier().await?;
         let keys = &new.keys;
-        record.start(new.generation, keys.epoch, keys.next_send, keys.next_receive);
+        record.start(
+            new.generation,
+            keys.epoch,
+            keys.next_send,
+            keys.next_receive,
+        );
         session.install(index, crypto, new.flow, clock());
         self.tell_all(|| Update::FlowAdded(slot.0, new.flow));
         self.supervisor

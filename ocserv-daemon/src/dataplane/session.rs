@@ -415,7 +415,11 @@ pub mod tests {
         let take = || session.each_channel(|channel| session.take_sequence(channel));
         assert_eq!(take(), Some(5));
         session.shared().reset();
-        assert_eq!(take(), Some(6), "counters of another session are no matter of the channel's");
+        assert_eq!(
+            take(),
+            Some(6),
+            "counters of another session are no matter of the channel's"
+        );
         session.shared().channels[0].start(2, 1, 1, 1);
         assert_eq!(take(), None);
     }

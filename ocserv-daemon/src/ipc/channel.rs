@@ -42,7 +42,9 @@ impl Channel {
         seqpacket::set_buffers(socket.as_fd(), BUFFER)?;
         let socket = std::os::unix::net::UnixDatagram::from(socket);
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: UnixDatagram::from_std(socket)? })
+        Ok(Self {
+            socket: UnixDatagram::from_std(socket)?,
+        })
     }
 
     /// Sends one message, waiting while the peer's queue is full.
@@ -74,7 +76,9 @@ impl Channel {
     /// # Errors
     /// `InvalidData` when the message does not decode, else as recvmsg(2).
     pub async fn recv<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd())).await
+        self.socket
+            .async_io(Interest::READABLE, || receive(self.socket.as_fd()))
+            .await
     }
 }
 
@@ -138,7 +142,10 @@ impl SyncChannel {
 /// As memfd_create(2) and write(2).
 pub fn memfd_with<T: Serialize>(value: &T) -> io::Result<OwnedFd> {
     let bytes = Zeroizing::new(postcard::to_stdvec(value).map_err(io::Error::other)?);
-    let fd = memfd_create(c"ocserv", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let fd = memfd_create(
+        c"ocserv",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )?;
     let mut file = std::fs::File::from(fd);
     file.write_all(&bytes)?;
     file.seek(SeekFrom::Start(0))?;
@@ -160,7 +167,10 @@ pub fn read_memfd<T: DeserializeOwned>(fd: OwnedFd) -> io::Result<T> {
     // A confined process may not ask for a file's status.
     let length = file.seek(SeekFrom::End(0))?;
     if length > MAX_MEMFD {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "memfd too large"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "memfd too large",
+        ));
     }
     let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).map_err(io::Error::other)?]);
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
@@ -170,7 +180,10 @@ pub fn read_memfd<T: DeserializeOwned>(fd: OwnedFd) -> io::Result<T> {
 fn encode<T: Serialize>(message: &T) -> io::Result<Zeroizing<Vec<u8>>> {
     let bytes = Zeroizing::new(postcard::to_stdvec(message).map_err(io::Error::other)?);
     if bytes.len() > MAX_MESSAGE {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too long"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "message too long",
+        ));
     }
     Ok(bytes)
 }
@@ -227,7 +240,10 @@ mod tests {
     use super::*;
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
     }
 
     #[test]
@@ -236,11 +252,16 @@ mod tests {
             let (a, b) = seqpacket::pair().unwrap();
             let (a, b) = (Channel::new(a).unwrap(), Channel::new(b).unwrap());
             let setup = memfd_with(&vec![1_u32, 2, 3]).unwrap();
-            a.send(&("hello".to_owned(), 5_u8), &[setup.as_fd()]).await.unwrap();
+            a.send(&("hello".to_owned(), 5_u8), &[setup.as_fd()])
+                .await
+                .unwrap();
             drop(a);
             let ((text, number), mut fds) = b.recv::<(String, u8)>().await.unwrap().unwrap();
             assert_eq!((text.as_str(), number), ("hello", 5));
-            assert_eq!(read_memfd::<Vec<u32>>(fds.pop().unwrap()).unwrap(), [1, 2, 3]);
+            assert_eq!(
+                read_memfd::<Vec<u32>>(fds.pop().unwrap()).unwrap(),
+                [1, 2, 3]
+            );
             assert!(b.recv::<u8>().await.unwrap().is_none(), "closed");
         });
     }
@@ -265,7 +286,9 @@ mod tests {
             let (a, b) = seqpacket::pair().unwrap();
             let b = Channel::new(b).unwrap();
             let left = || ARRIVAL.with_borrow(|buffer| buffer.iter().any(|byte| *byte != 0));
-            SyncChannel::new(a.try_clone().unwrap()).send(&"cookie".to_owned()).unwrap();
+            SyncChannel::new(a.try_clone().unwrap())
+                .send(&"cookie".to_owned())
+                .unwrap();
             assert_eq!(b.recv::<String>().await.unwrap().unwrap().0, "cookie");
             assert!(!left());
             let long = vec![7; MAX_MESSAGE + 1];
@@ -279,8 +302,9 @@ mod tests {
     #[test]
     fn a_call_that_nobody_answers_times_out() {
         let (a, _b) = seqpacket::pair().unwrap();
-        let error =
-            SyncChannel::new(a).call::<u8, u8>(&1, Duration::from_millis(20)).unwrap_err();
+        let error = SyncChannel::new(a)
+            .call::<u8, u8>(&1, Duration::from_millis(20))
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 

@@ -125,10 +125,18 @@ impl TunnelRequest {
     /// Cuts the client's texts to what a well-behaved gate passes on (behaviour.md §16), and takes
     /// control characters out of them.
     pub fn trim(&mut self) {
-        let texts = [&mut self.user_agent, &mut self.device_type, &mut self.device_platform];
+        let texts = [
+            &mut self.user_agent,
+            &mut self.device_type,
+            &mut self.device_platform,
+        ];
         for text in texts.into_iter().chain(self.hostname.as_mut()) {
             if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-                *text = text.chars().filter(|c| !c.is_control()).take(MAX_TEXT / 4).collect();
+                *text = text
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(MAX_TEXT / 4)
+                    .collect();
             }
         }
     }
@@ -138,10 +146,9 @@ impl EndReason {
     /// The reason as far as a gate may decide it: the others are the supervisor's own.
     pub fn by_client(self) -> Self {
         match self {
-            Self::ServerDisconnect
-            | Self::IdleTimeout
-            | Self::SessionTimeout
-            | Self::Replaced => Self::Unspecified,
+            Self::ServerDisconnect | Self::IdleTimeout | Self::SessionTimeout | Self::Replaced => {
+                Self::Unspecified
+            }
             other => other,
         }
     }

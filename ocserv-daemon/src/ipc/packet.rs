@@ -81,7 +81,12 @@ impl<'a> Frame<'a> {
                 let (flow, bytes) = body.split_at_checked(FLOW_LEN)?;
                 let peer = parse_address(&flow[..18])?;
                 let local = parse_address(&flow[18..])?;
-                Some(Self::Datagram { slot, peer, local, bytes })
+                Some(Self::Datagram {
+                    slot,
+                    peer,
+                    local,
+                    bytes,
+                })
             }
             _ => None,
         }
@@ -98,7 +103,12 @@ impl<'a> Frame<'a> {
                 out.extend_from_slice(&packets_header(*slot));
                 out.extend_from_slice(packets.rest);
             }
-            Self::Datagram { slot, peer, local, bytes } => {
+            Self::Datagram {
+                slot,
+                peer,
+                local,
+                bytes,
+            } => {
                 let mut header = packet_header(*slot);
                 header[0] = KIND_DATAGRAM;
                 out.extend_from_slice(&header);
@@ -187,7 +197,10 @@ mod tests {
 
     #[test]
     fn frames_survive_the_link() {
-        round_trip(&Frame::Packet { slot: Slot(7), packet: b"inner" });
+        round_trip(&Frame::Packet {
+            slot: Slot(7),
+            packet: b"inner",
+        });
         round_trip(&Frame::Datagram {
             slot: Slot(u32::MAX),
             peer: "192.0.2.1:4433".parse().unwrap(),
@@ -223,8 +236,16 @@ mod tests {
     fn malformed_frames_are_refused() {
         assert_eq!(Frame::parse(&[]), None);
         assert_eq!(Frame::parse(&[0; 7]), None);
-        assert_eq!(Frame::parse(&[9, 0, 0, 0, 0, 0, 0, 0]), None, "unknown kind");
-        assert_eq!(Frame::parse(&[0, 1, 0, 0, 0, 0, 0, 0]), None, "reserved bytes");
+        assert_eq!(
+            Frame::parse(&[9, 0, 0, 0, 0, 0, 0, 0]),
+            None,
+            "unknown kind"
+        );
+        assert_eq!(
+            Frame::parse(&[0, 1, 0, 0, 0, 0, 0, 0]),
+            None,
+            "reserved bytes"
+        );
         assert_eq!(Frame::parse(&[1; 30]), None, "datagram without its flow");
     }
 }

@@ -107,7 +107,13 @@ impl Secmod {
             let state = self.state.borrow();
             let record =
                 cookie_hash(cookie).and_then(|hash| state.sessions.authenticated(&hash, now));
-            record.map(|record| (record.vhost, record.username.clone(), record.groupname.clone()))
+            record.map(|record| {
+                (
+                    record.vhost,
+                    record.username.clone(),
+                    record.groupname.clone(),
+                )
+            })
         };
         let Some((vhost, username, groupname)) = owner else {
             return AuthOutcome::Known(false);

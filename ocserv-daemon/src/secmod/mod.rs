@@ -127,7 +127,11 @@ async fn receive(secmod: &Rc<Secmod>, channel: &Channel) -> io::Result<()> {
                         .await;
                 });
             }
-            ToSecmod::CloseSession { name, conn, keep_cookie } => {
+            ToSecmod::CloseSession {
+                name,
+                conn,
+                keep_cookie,
+            } => {
                 secmod.close_session(&name, Some(conn), keep_cookie).await;
             }
             ToSecmod::InvalidateSession { name } => secmod.close_session(&name, None, false).await,

@@ -45,7 +45,9 @@ pub async fn accept_loop(
                 continue;
             }
         };
-        let Ok(stream) = stream.into_std() else { continue };
+        let Ok(stream) = stream.into_std() else {
+            continue;
+        };
         if events.send(Event::Accepted(stream)).await.is_err() {
             return;
         }
@@ -59,7 +61,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 impl Supervisor {
     /// Checks limits and bans, then hands the connection to a gate.
     pub fn on_accepted(&mut self, stream: std::net::TcpStream) {
-        let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+        let (Ok(remote), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+            return;
+        };
         let (remote, local) = (canonical(remote), canonical(local));
         if !self.accepting || !self.admits(remote, local) {
             return;
@@ -78,11 +82,16 @@ impl Supervisor {
             mac: Default::default(),
         };
         ticket::sign(&mut ticket, &self.ticket_key);
-        let Some(entry) = self.gates.all.get_mut(&gate) else { return };
+        let Some(entry) = self.gates.all.get_mut(&gate) else {
+            return;
+        };
         entry.connections.insert(conn);
-        entry
-            .peer
-            .send(ToGate::Connection { ticket: ticket.clone() }, vec![OwnedFd::from(stream)]);
+        entry.peer.send(
+            ToGate::Connection {
+                ticket: ticket.clone(),
+            },
+            vec![OwnedFd::from(stream)],
+        );
         let connection = Connection {
             ticket,
             gate,
@@ -103,7 +112,10 @@ impl Supervisor {
             return false;
         }
         if self.connections.len() >= self.client_limit() {
-            tracing::info!("reached maximum client limit (active: {})", self.connections.len());
+            tracing::info!(
+                "reached maximum client limit (active: {})",
+                self.connections.len()
+            );
             return false;
         }
         self.add_ban_points(remote.ip(), local.ip(), self.config.ban_points_connection);
@@ -114,11 +126,20 @@ impl Supervisor {
     /// while many log in, or because `max-clients` is (nearly) reached.
     pub(super) fn set_accept_pause(&self) {
         let open = self.connections.len();
-        let waiting = self.connections.values().filter(|c| c.tunnel.is_none()).count();
+        let waiting = self
+            .connections
+            .values()
+            .filter(|c| c.tunnel.is_none())
+            .count();
         let full = open >= self.client_limit() * 9 / 10;
         let slow = self.config.rate_limit_ms.filter(|_| waiting > BUSY);
-        let pause = if full { FULL_PAUSE } else { slow.unwrap_or_default() };
-        self.accept_pause.store(pause.as_millis() as u64, Ordering::Relaxed);
+        let pause = if full {
+            FULL_PAUSE
+        } else {
+            slow.unwrap_or_default()
+        };
+        self.accept_pause
+            .store(pause.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub(super) fn client_limit(&self) -> usize {

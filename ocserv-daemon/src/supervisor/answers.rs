@@ -4,9 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ocserv_proto::config::Route;
-use ocserv_proto::control::{
-    Request, Response, SessionInfo, StatusInfo, UserInfo, UserState,
-};
+use ocserv_proto::control::{Request, Response, SessionInfo, StatusInfo, UserInfo, UserState};
 
 use super::control::ControlCall;
 use super::state::{Connection, Stage, Tunnel};
@@ -19,7 +17,8 @@ use crate::ipc::secmod::{SessionRecord, SessionState, ToSecmod};
 const MIN_NAME_PREFIX: usize = 3;
 
 fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn secs(time: Option<Duration>) -> u32 {
@@ -42,7 +41,11 @@ impl Supervisor {
 
     async fn answer(&mut self, request: Request) -> Response {
         let done = |did: bool, failed: &str| {
-            if did { Response::Done } else { Response::Failed(failed.to_owned()) }
+            if did {
+                Response::Done
+            } else {
+                Response::Failed(failed.to_owned())
+            }
         };
         match request {
             Request::Status => Response::Status(Box::new(self.status())),
@@ -63,16 +66,19 @@ impl Supervisor {
                 Response::Bans(self.bans.list(false, Instant::now(), SystemTime::now()))
             }
             Request::Iroutes => Response::Users(self.users(|c| {
-                c.tunnel.as_ref().is_some_and(|tunnel| !tunnel.settings.iroute.is_empty())
+                c.tunnel
+                    .as_ref()
+                    .is_some_and(|tunnel| !tunnel.settings.iroute.is_empty())
             })),
             Request::DisconnectUser(name) | Request::TerminateUser(name) => {
                 let mut any = self.disconnect_where(|c| c.tunnel.is_some() && c.username == name);
                 any |= self.invalidate_where(|record| record.username == name);
                 done(any, "no such user")
             }
-            Request::DisconnectId(id) | Request::TerminateId(id) => {
-                done(self.disconnect_where(|c| c.ticket.conn == ConnId(id)), "no such ID")
-            }
+            Request::DisconnectId(id) | Request::TerminateId(id) => done(
+                self.disconnect_where(|c| c.ticket.conn == ConnId(id)),
+                "no such ID",
+            ),
             Request::TerminateSession(name) => self.terminate_session(&name),
             Request::UnbanIp(ip) => done(self.bans.unban(ip, Instant::now()), "not banned"),
             Request::Reload => {
@@ -87,8 +93,12 @@ impl Supervisor {
     }
 
     fn disconnect_where(&mut self, which: impl Fn(&Connection) -> bool) -> bool {
-        let chosen: Vec<ConnId> =
-            self.connections.iter().filter(|(_, c)| which(c)).map(|(id, _)| *id).collect();
+        let chosen: Vec<ConnId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| which(c))
+            .map(|(id, _)| *id)
+            .collect();
         for conn in &chosen {
             self.disconnect(*conn, EndReason::ServerDisconnect);
         }
@@ -115,8 +125,12 @@ impl Supervisor {
             return Response::Failed(format!("invalid session ID '{prefix}'"));
         }
         let found = self.sessions(|record| record.name.0.starts_with(prefix));
-        let [only] = found.as_slice() else { return Response::Sessions(found) };
-        self.tell_secmod(ToSecmod::InvalidateSession { name: SessionName(only.session.clone()) });
+        let [only] = found.as_slice() else {
+            return Response::Sessions(found);
+        };
+        self.tell_secmod(ToSecmod::InvalidateSession {
+            name: SessionName(only.session.clone()),
+        });
         Response::Terminated {
             session: only.session.clone(),
             username: only.username.clone(),
@@ -151,12 +165,17 @@ impl Supervisor {
     fn users(&self, which: impl Fn(&Connection) -> bool) -> Vec<UserInfo> {
         let mut chosen: Vec<&Connection> = self.connections.values().filter(|c| which(c)).collect();
         chosen.sort_by_key(|connection| connection.since);
-        chosen.into_iter().map(|connection| self.describe(connection)).collect()
+        chosen
+            .into_iter()
+            .map(|connection| self.describe(connection))
+            .collect()
     }
 
     /// A connection as `show user` prints it.
     pub(super) fn user_info(&self, conn: ConnId) -> Option<UserInfo> {
-        self.connections.get(&conn).map(|connection| self.describe(connection))
+        self.connections
+            .get(&conn)
+            .map(|connection| self.describe(connection))
     }
 
     fn describe(&self, connection: &Connection) -> UserInfo {
@@ -194,7 +213,10 @@ impl Supervisor {
         info.device.clone_from(&self.device);
         info.mtu = (tunnel.mtu != 0).then_some(tunnel.mtu);
         info.ipv4 = tunnel.ipv4.zip(tunnel.ipv4_pool.map(|(local, _)| local));
-        info.ipv6 = tunnel.ipv6.map(|(address, _)| address).zip(tunnel.ipv6_local);
+        info.ipv6 = tunnel
+            .ipv6
+            .map(|(address, _)| address)
+            .zip(tunnel.ipv6_local);
         info.user_agent.clone_from(&tunnel.user_agent);
         info.limit_rx = settings.rx_data_per_sec;
         info.limit_tx = settings.tx_data_per_sec;
@@ -214,8 +236,11 @@ impl Supervisor {
         info.no_routes = texts(&settings.no_route);
         info.iroutes = texts(&settings.iroute);
         info.restrict_to_routes = settings.restrict_user_to_routes;
-        info.restrict_to_ports =
-            settings.restrict_user_to_ports.as_ref().map(hooks::port_list).unwrap_or_default();
+        info.restrict_to_ports = settings
+            .restrict_user_to_ports
+            .as_ref()
+            .map(hooks::port_list)
+            .unwrap_or_default();
     }
 
     fn sessions(&self, which: impl Fn(&SessionRecord) -> bool) -> Vec<SessionInfo> {
@@ -243,7 +268,9 @@ impl Supervisor {
         if !self.feed.has_listener() {
             return;
         }
-        let Some(user) = self.user_info(conn) else { return };
+        let Some(user) = self.user_info(conn) else {
+            return;
+        };
         match end {
             None => self.feed.connected(user),
             Some((reason, lasted)) => self.feed.disconnected(user, reason, lasted),
@@ -253,9 +280,20 @@ impl Supervisor {
     /// iroutes of all other users (`expose-iroutes`).
     pub(super) fn exposed_iroutes(&self, tunnel: &Tunnel) -> Vec<Route> {
         let index = tunnel.vhost as usize;
-        let exposes = self.config.vhosts.get(index).is_some_and(|vhost| vhost.expose_iroutes);
-        let Some(files) = self.files.get(index).filter(|_| exposes) else { return Vec::new() };
-        let others = files.iroutes.iter().filter(|(user, _)| *user != tunnel.username);
-        others.flat_map(|(_, routes)| routes.iter().copied()).collect()
+        let exposes = self
+            .config
+            .vhosts
+            .get(index)
+            .is_some_and(|vhost| vhost.expose_iroutes);
+        let Some(files) = self.files.get(index).filter(|_| exposes) else {
+            return Vec::new();
+        };
+        let others = files
+            .iroutes
+            .iter()
+            .filter(|(user, _)| *user != tunnel.username);
+        others
+            .flat_map(|(_, routes)| routes.iter().copied())
+            .collect()
     }
 }

@@ -37,17 +37,33 @@ async fn ask(config: &Config, logging: &logging::Settings) -> anyhow::Result<()>
     let (ours, theirs) = seqpacket::pair()?;
     let arguments = RoleArguments {
         role: Role::Secmod,
-        confinement: Confinement { user: None, isolate: false, traceable: false, more_memory: None },
+        confinement: Confinement {
+            user: None,
+            isolate: false,
+            traceable: false,
+            more_memory: None,
+        },
         // The real one will say it all again.
-        logging: logging::Settings { targets: Vec::new(), level: logging.level },
+        logging: logging::Settings {
+            targets: Vec::new(),
+            level: logging.level,
+        },
     };
     let mut command = tokio::process::Command::from(role::command(&arguments, theirs)?);
-    let mut child = command.kill_on_drop(true).spawn().context("cannot start secmod")?;
+    let mut child = command
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start secmod")?;
     drop(command);
     let channel = Channel::new(ours)?;
-    let setup = SecmodSetup { config: config.clone(), ticket_key: Secret::new(vec![0; 32]) };
+    let setup = SecmodSetup {
+        config: config.clone(),
+        ticket_key: Secret::new(vec![0; 32]),
+    };
     let fd = memfd_with(&setup)?;
-    channel.send(&ToSecmod::Configure, &[std::os::fd::AsFd::as_fd(&fd)]).await?;
+    channel
+        .send(&ToSecmod::Configure, &[std::os::fd::AsFd::as_fd(&fd)])
+        .await?;
     let answer = channel.recv::<FromSecmod>().await?;
     channel.send(&ToSecmod::Stop, &[]).await?;
     drop(channel);

@@ -36,10 +36,19 @@ impl Supervisor {
     /// The same cookie in another tunnel: that one ends, its addresses move to the new one. A tunnel
     /// that is only being set up ends too; its task undoes what it did.
     pub(super) async fn replace_old_tunnel(&mut self, conn: ConnId, name: &SessionName) {
-        let others = self.connections.iter().filter(|(id, c)| **id != conn && c.uses(name));
+        let others = self
+            .connections
+            .iter()
+            .filter(|(id, c)| **id != conn && c.uses(name));
         let old: Vec<ConnId> = others.map(|(id, _)| *id).collect();
         for id in old {
-            self.tell_gate(id, ToGate::Disconnect { conn: id, reason: EndReason::Replaced });
+            self.tell_gate(
+                id,
+                ToGate::Disconnect {
+                    conn: id,
+                    reason: EndReason::Replaced,
+                },
+            );
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.ending = Some((EndReason::Replaced, Instant::now()));
                 let opening = connection.opening.take();
@@ -53,27 +62,43 @@ impl Supervisor {
 
     /// A connection is over: with its tunnel, if it had one.
     pub async fn connection_closed(&mut self, conn: ConnId, reason: EndReason) {
-        let Some(connection) = self.connections.get(&conn) else { return };
+        let Some(connection) = self.connections.get(&conn) else {
+            return;
+        };
         // What the supervisor decided outweighs what the gate saw of it.
         let reason = connection.ending.map_or(reason, |(decided, _)| decided);
         self.close_tunnel(conn, reason).await;
-        let Some(connection) = self.connections.remove(&conn) else { return };
+        let Some(connection) = self.connections.remove(&conn) else {
+            return;
+        };
         if let Some(tunnel) = connection.opening.and_then(|opening| opening.tunnel) {
             self.forget_tunnel(&tunnel, true);
             let name = tunnel.name;
-            self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie: true });
+            self.tell_secmod(ToSecmod::CloseSession {
+                name,
+                conn,
+                keep_cookie: true,
+            });
         }
         self.leave_gate(connection.gate, conn);
     }
 
     /// Takes a tunnel down: dataplane, routes, leases, script, statistics, cookie.
     async fn close_tunnel(&mut self, conn: ConnId, reason: EndReason) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        let Some(tunnel) = &connection.tunnel else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
+        let Some(tunnel) = &connection.tunnel else {
+            return;
+        };
         let lasted = tunnel.connected.elapsed().unwrap_or_default();
         self.publish(conn, Some((reason, lasted)));
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        let Some(tunnel) = connection.tunnel.take() else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
+        let Some(tunnel) = connection.tunnel.take() else {
+            return;
+        };
         let ticket = connection.ticket.clone();
         self.tell_dataplane(ToDataplane::SessionRemoved { slot: tunnel.slot });
         let shared = &self.shared[tunnel.slot.0 as usize];
@@ -97,7 +122,11 @@ impl Supervisor {
         self.forget_tunnel(&tunnel, keep_cookie);
         if reason != EndReason::Replaced {
             let name = tunnel.name;
-            self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie });
+            self.tell_secmod(ToSecmod::CloseSession {
+                name,
+                conn,
+                keep_cookie,
+            });
         }
         self.fit_device_mtu().await;
     }
@@ -126,7 +155,11 @@ impl Supervisor {
         let device = self.device.clone();
         let done = Arc::new(Semaphore::new(0));
         self.closing.retain(|end| !end.done.is_closed());
-        self.closing.push(Closing { name, iroutes, done: done.clone() });
+        self.closing.push(Closing {
+            name,
+            iroutes,
+            done: done.clone(),
+        });
         tokio::spawn(async move {
             opening::remove_iroutes(&config, &network, &device, &unused).await;
             if let Err(error) = scripts::run_hook(&config, Hook::Disconnect, &context).await {
@@ -141,14 +174,21 @@ impl Supervisor {
         let same = |end: &&Closing| {
             &end.name == name || end.iroutes.iter().any(|route| iroutes.contains(route))
         };
-        self.closing.iter().filter(same).map(|end| end.done.clone()).collect()
+        self.closing
+            .iter()
+            .filter(same)
+            .map(|end| end.done.clone())
+            .collect()
     }
 
     /// Counts a use of these iroutes; gives those that are new.
     pub(super) fn use_iroutes(&mut self, iroutes: &[Route]) -> Vec<Route> {
         let mut new = Vec::new();
         for route in iroutes {
-            let users = self.iroute_users.entry((route.net, route.prefix)).or_default();
+            let users = self
+                .iroute_users
+                .entry((route.net, route.prefix))
+                .or_default();
             *users += 1;
             if *users == 1 {
                 new.push(*route);
@@ -162,7 +202,9 @@ impl Supervisor {
         let mut unused = Vec::new();
         for route in iroutes {
             let key = (route.net, route.prefix);
-            let Some(users) = self.iroute_users.get_mut(&key) else { continue };
+            let Some(users) = self.iroute_users.get_mut(&key) else {
+                continue;
+            };
             *users -= 1;
             if *users == 0 {
                 self.iroute_users.remove(&key);
@@ -183,7 +225,8 @@ impl Supervisor {
         if keep_cookie {
             let vhost = self.config.vhosts.get(tunnel.vhost as usize);
             let life = vhost.map_or(Duration::ZERO, |vhost| vhost.cookie_timeout);
-            self.leases.hold(&tunnel.name, SystemTime::now() + life + COOKIE_SLACK);
+            self.leases
+                .hold(&tunnel.name, SystemTime::now() + life + COOKIE_SLACK);
         } else {
             self.leases.release(&tunnel.name);
         }
@@ -191,7 +234,9 @@ impl Supervisor {
 
     /// Ends a connection by decision of the server.
     pub fn disconnect(&mut self, conn: ConnId, reason: EndReason) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         if connection.ending.is_none() {
             connection.ending = Some((reason, Instant::now()));
             self.tell_gate(conn, ToGate::Disconnect { conn, reason });
@@ -222,9 +267,16 @@ impl Supervisor {
             let last_data = self.shared[tunnel.slot.0 as usize].last_data_secs.get();
             let idle = monotonic.saturating_sub(last_data);
             let age = now.duration_since(tunnel.authenticated).unwrap_or_default();
-            if tunnel.settings.session_timeout.is_some_and(|limit| age >= limit) {
+            if tunnel
+                .settings
+                .session_timeout
+                .is_some_and(|limit| age >= limit)
+            {
                 due.push((*conn, EndReason::SessionTimeout));
-            } else if tunnel.idle_timeout().is_some_and(|limit| idle >= limit.as_secs()) {
+            } else if tunnel
+                .idle_timeout()
+                .is_some_and(|limit| idle >= limit.as_secs())
+            {
                 due.push((*conn, EndReason::IdleTimeout));
             }
         }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ocserv_common::session::SessionShared;
 use ocserv_proto::config::Config;
 use ocserv_proto::secret::Secret;
-use ocserv_common::session::SessionShared;
 use ocserv_sys::shared_map::SharedArray;
 use tokio::sync::mpsc;
 
@@ -72,7 +72,10 @@ pub enum Event {
 impl Event {
     /// The last event of a process.
     pub fn is_gone(&self) -> bool {
-        matches!(self, Self::GateGone(_) | Self::SecmodGone(_) | Self::DataplaneGone(_))
+        matches!(
+            self,
+            Self::GateGone(_) | Self::SecmodGone(_) | Self::DataplaneGone(_)
+        )
     }
 }
 
@@ -233,7 +236,9 @@ impl Supervisor {
 
     /// Begins a new period of statistics when it is time (`server-stats-reset-time`).
     fn report_period(&mut self) {
-        let Some(period) = self.stats.reset_if_due(SystemTime::now()) else { return };
+        let Some(period) = self.stats.reset_if_due(SystemTime::now()) else {
+            return;
+        };
         tracing::info!(
             "statistics of the last period: sessions {}, timed out {}, idle {}, errors {}, \
              authentication failures {}, rx {}, tx {}",
@@ -269,7 +274,9 @@ impl Supervisor {
 
     async fn disconnect_everyone(&mut self) {
         self.accepting = false;
-        self.stopping = Some(Stopping::Ending { until: Instant::now() + Duration::from_secs(5) });
+        self.stopping = Some(Stopping::Ending {
+            until: Instant::now() + Duration::from_secs(5),
+        });
         for gate in self.gates.all.values() {
             gate.peer.send(crate::ipc::gate::ToGate::Stop, Vec::new());
         }
@@ -289,7 +296,8 @@ impl Supervisor {
     async fn finish(mut self) {
         let open: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in open {
-            self.connection_closed(conn, crate::ipc::gate::EndReason::ServerDisconnect).await;
+            self.connection_closed(conn, crate::ipc::gate::EndReason::ServerDisconnect)
+                .await;
         }
         let gates = std::mem::take(&mut self.gates.all);
         let mut ends = tokio::task::JoinSet::new();

@@ -35,7 +35,9 @@ impl Supervisor {
             move || Event::DataplaneGone(start),
         )
         .context("cannot start the dataplane")?;
-        let (setup, fds) = self.dataplane_setup().context("cannot set the dataplane up")?;
+        let (setup, fds) = self
+            .dataplane_setup()
+            .context("cannot set the dataplane up")?;
         peer.send(setup, fds);
         self.dataplane = Some(peer);
         let gates: Vec<GateId> = self.gates.all.keys().copied().collect();
@@ -105,12 +107,19 @@ impl Supervisor {
 
     fn by_slot(&self, slot: Slot) -> Option<ConnId> {
         let mut all = self.connections.iter();
-        all.find(|(_, c)| c.tunnel.as_ref().is_some_and(|t| t.slot == slot)).map(|(id, _)| *id)
+        all.find(|(_, c)| c.tunnel.as_ref().is_some_and(|t| t.slot == slot))
+            .map(|(id, _)| *id)
     }
 
     fn on_peer_moved(&mut self, slot: Slot, peer: SocketAddr, local: SocketAddr) {
-        let Some(conn) = self.by_slot(slot) else { return };
-        let Some(tunnel) = self.connections.get_mut(&conn).and_then(|c| c.tunnel.as_mut()) else {
+        let Some(conn) = self.by_slot(slot) else {
+            return;
+        };
+        let Some(tunnel) = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.tunnel.as_mut())
+        else {
             return;
         };
         tracing::info!(user = %tunnel.username, remote = %peer, "the DTLS channel moved to this address");
@@ -121,8 +130,14 @@ impl Supervisor {
 
     /// What occtl shows. What was agreed on stays the upper bound, also for another dataplane.
     fn on_path_mtu(&mut self, slot: Slot, mtu: u16) {
-        let Some(conn) = self.by_slot(slot) else { return };
-        if let Some(tunnel) = self.connections.get_mut(&conn).and_then(|c| c.tunnel.as_mut()) {
+        let Some(conn) = self.by_slot(slot) else {
+            return;
+        };
+        if let Some(tunnel) = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.tunnel.as_mut())
+        {
             tunnel.mtu = mtu.min(tunnel.params.mtu);
         }
     }
@@ -134,7 +149,10 @@ impl Supervisor {
             return;
         }
         if let Some(dataplane) = self.dataplane.take() {
-            tracing::error!("the dataplane (pid {}) is gone; it is replaced", dataplane.pid());
+            tracing::error!(
+                "the dataplane (pid {}) is gone; it is replaced",
+                dataplane.pid()
+            );
             // Two writers must not live at once.
             dataplane.finish().await;
         }
@@ -152,11 +170,18 @@ impl Supervisor {
         (peer, local): (SocketAddr, SocketAddr),
         cipher: String,
     ) {
-        let Some(tunnel) = self.connections.get_mut(&conn).and_then(|c| c.tunnel.as_mut()) else {
+        let Some(tunnel) = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.tunnel.as_mut())
+        else {
             return;
         };
         let now = std::time::Instant::now();
-        if tunnel.last_keys.is_some_and(|last| now - last < MIN_KEY_INTERVAL) {
+        if tunnel
+            .last_keys
+            .is_some_and(|last| now - last < MIN_KEY_INTERVAL)
+        {
             return;
         }
         tunnel.last_keys = Some(now);
@@ -165,8 +190,12 @@ impl Supervisor {
         tunnel.dtls_cipher = super::tunnels::printable(&cipher);
         self.generation_of_keys += 1;
         let generation = self.generation_of_keys;
-        let installed =
-            InstalledChannel { keys: ChannelKeys::clone(&keys), peer, local, generation };
+        let installed = InstalledChannel {
+            keys: ChannelKeys::clone(&keys),
+            peer,
+            local,
+            generation,
+        };
         tunnel.channels[usize::from(channel)] = Some(installed);
         let slot = tunnel.slot;
         self.tell_dataplane(ToDataplane::KeysAdded {

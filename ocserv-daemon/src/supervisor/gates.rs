@@ -59,7 +59,11 @@ fn packet_link() -> std::io::Result<(OwnedFd, OwnedFd)> {
 impl Supervisor {
     /// Starts what `sessions-per-gate` asks for at the beginning.
     pub fn start_gates(&mut self) {
-        let count = if self.config.sessions_per_gate == 0 { self.threads } else { 1 };
+        let count = if self.config.sessions_per_gate == 0 {
+            self.threads
+        } else {
+            1
+        };
         for _ in 0..count {
             self.start_gate();
         }
@@ -87,7 +91,13 @@ impl Supervisor {
             Ok(setup) => peer.send(ToGate::Configure, vec![setup]),
             Err(error) => tracing::error!("cannot configure a gate: {error}"),
         }
-        let gate = Gate { peer, connections: HashSet::new(), ready: false, given: 0, linked_to_secmod: false };
+        let gate = Gate {
+            peer,
+            connections: HashSet::new(),
+            ready: false,
+            given: 0,
+            linked_to_secmod: false,
+        };
         self.gates.all.insert(id, gate);
         self.link_gate_to_secmod(id);
         self.link_gate_to_dataplane(id);
@@ -112,7 +122,11 @@ impl Supervisor {
         if self.config.sessions_per_gate == 0 {
             self.gates.all.len() < self.threads
         } else {
-            !self.gates.all.values().any(|gate| gate.given < self.config.sessions_per_gate)
+            !self
+                .gates
+                .all
+                .values()
+                .any(|gate| gate.given < self.config.sessions_per_gate)
         }
     }
 
@@ -122,11 +136,15 @@ impl Supervisor {
         if self.secmod_failures > 0 {
             return;
         }
-        let (Some(secmod), Some(gate)) = (&self.secmod, self.gates.all.get_mut(&id)) else { return };
-        let signers =
-            if self.config.sessions_per_gate == 0 { SIGNERS_SHARED } else { SIGNERS_OWN };
-        let pairs: std::io::Result<Vec<_>> =
-            (0..=signers).map(|_| seqpacket::pair()).collect();
+        let (Some(secmod), Some(gate)) = (&self.secmod, self.gates.all.get_mut(&id)) else {
+            return;
+        };
+        let signers = if self.config.sessions_per_gate == 0 {
+            SIGNERS_SHARED
+        } else {
+            SIGNERS_OWN
+        };
+        let pairs: std::io::Result<Vec<_>> = (0..=signers).map(|_| seqpacket::pair()).collect();
         let (ours, theirs): (Vec<OwnedFd>, Vec<OwnedFd>) = match pairs {
             Ok(pairs) => pairs.into_iter().unzip(),
             Err(error) => {
@@ -182,7 +200,8 @@ impl Supervisor {
         };
         let best = |gates: &Gates| {
             let free = gates.all.iter().filter(|(_, gate)| room(gate));
-            free.min_by_key(|(_, gate)| (!gate.ready, gate.connections.len())).map(|(id, _)| *id)
+            free.min_by_key(|(_, gate)| (!gate.ready, gate.connections.len()))
+                .map(|(id, _)| *id)
         };
         let chosen = best(&self.gates).or_else(|| {
             if per_gate != 0 {
@@ -202,7 +221,9 @@ impl Supervisor {
 
     /// A gate's process ended, or broke the protocol and must.
     pub async fn on_gate_gone(&mut self, id: GateId) {
-        let Some(gate) = self.gates.all.remove(&id) else { return };
+        let Some(gate) = self.gates.all.remove(&id) else {
+            return;
+        };
         let expected = self.stopping.is_some() || self.gate_is_done(&gate);
         if !expected {
             tracing::error!(
@@ -223,7 +244,11 @@ impl Supervisor {
         if expected || !self.gates_wanted() {
             return;
         }
-        if ready { self.start_gate() } else { self.restart_gate_later() }
+        if ready {
+            self.start_gate()
+        } else {
+            self.restart_gate_later()
+        }
     }
 
     /// With `sessions-per-gate = N` a gate ends when it has served its N connections.
@@ -242,9 +267,13 @@ impl Supervisor {
 
     /// Forgets a connection of a gate, and the gate with its last one where that is due.
     pub fn leave_gate(&mut self, id: GateId, conn: ConnId) {
-        let Some(gate) = self.gates.all.get_mut(&id) else { return };
+        let Some(gate) = self.gates.all.get_mut(&id) else {
+            return;
+        };
         gate.connections.remove(&conn);
-        let Some(gate) = self.gates.all.get(&id) else { return };
+        let Some(gate) = self.gates.all.get(&id) else {
+            return;
+        };
         if self.gate_is_done(gate) {
             gate.peer.send(ToGate::Stop, Vec::new());
         }

@@ -38,7 +38,9 @@ pub fn bind(config: &Config, threads: usize) -> anyhow::Result<Listeners> {
         setns(file.as_fd(), CloneFlags::CLONE_NEWNET).context("listen-netns: cannot enter")?;
         bind_here(&config, threads)
     });
-    bound.join().map_err(|_| anyhow::anyhow!("binding the sockets failed"))?
+    bound
+        .join()
+        .map_err(|_| anyhow::anyhow!("binding the sockets failed"))?
 }
 
 fn bind_here(config: &Config, threads: usize) -> anyhow::Result<Listeners> {
@@ -91,7 +93,11 @@ fn addresses(host: Option<&str>, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
 }
 
 fn bind_tcp(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -112,7 +118,12 @@ impl Activated {
     /// One descriptor of each handed-over UDP socket per thread: they share its queue.
     fn with_threads(self, threads: usize) -> Listeners {
         let udp = (0..threads)
-            .map(|_| self.udp.iter().filter_map(|fd| fd.try_clone().ok()).collect())
+            .map(|_| {
+                self.udp
+                    .iter()
+                    .filter_map(|fd| fd.try_clone().ok())
+                    .collect()
+            })
             .collect();
         let udp = if self.udp.is_empty() { Vec::new() } else { udp };
         Listeners { tcp: self.tcp, udp }
@@ -120,7 +131,10 @@ impl Activated {
 }
 
 fn from_systemd() -> anyhow::Result<Option<Activated>> {
-    let mut activated = Activated { tcp: Vec::new(), udp: Vec::new() };
+    let mut activated = Activated {
+        tcp: Vec::new(),
+        udp: Vec::new(),
+    };
     for fd in ocserv_sys::activation::take_sockets() {
         let socket = Socket::from(fd);
         match socket.r#type()? {

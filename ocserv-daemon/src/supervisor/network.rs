@@ -30,7 +30,11 @@ impl Network {
         tokio::spawn(connection);
         let index = nix::net::if_::if_nametoindex(device)
             .with_context(|| format!("device '{device}' is missing"))?;
-        Ok(Self { handle, index, mtu: DEFAULT_MTU })
+        Ok(Self {
+            handle,
+            index,
+            mtu: DEFAULT_MTU,
+        })
     }
 
     /// Gives the device an address and, by its prefix, the route to the pool.
@@ -53,7 +57,12 @@ impl Network {
     /// As netlink answers.
     pub async fn up(&self) -> anyhow::Result<()> {
         let message = LinkUnspec::new_with_index(self.index).up().build();
-        self.handle.link().set(message).execute().await.context("cannot switch the tun device on")
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .context("cannot switch the tun device on")
     }
 
     /// Sets the device's MTU to what the widest session needs, so that the host itself answers
@@ -63,7 +72,9 @@ impl Network {
         if mtu == self.mtu {
             return;
         }
-        let message = LinkUnspec::new_with_index(self.index).mtu(u32::from(mtu)).build();
+        let message = LinkUnspec::new_with_index(self.index)
+            .mtu(u32::from(mtu))
+            .build();
         match self.handle.link().set(message).execute().await {
             Ok(()) => self.mtu = mtu,
             Err(error) => tracing::warn!("cannot set the MTU of the tun device to {mtu}: {error}"),

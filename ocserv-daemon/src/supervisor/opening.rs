@@ -50,7 +50,11 @@ pub fn pools(settings: &UserConfig) -> (Option<Ipv4Pool>, Option<Ipv6Pool>) {
         IpAddr::V6(_) => None,
     });
     let v6 = settings.ipv6_network.and_then(|route| match route.net {
-        IpAddr::V6(net) => Some(Ipv6Pool::new(net, route.prefix, settings.ipv6_subnet_prefix)),
+        IpAddr::V6(net) => Some(Ipv6Pool::new(
+            net,
+            route.prefix,
+            settings.ipv6_subnet_prefix,
+        )),
         IpAddr::V4(_) => None,
     });
     (v4, v6)
@@ -73,14 +77,18 @@ pub fn take_addresses(
     if let Some(pool) = v4.filter(|_| request.wants_ipv4) {
         let lease = match settings.explicit_ipv4 {
             Some(address) => leases.take_explicit_ipv4(name, &pool, address)?,
-            None => leases.propose_ipv4(name, &pool, search).ok_or(NoAddress::Exhausted)?,
+            None => leases
+                .propose_ipv4(name, &pool, search)
+                .ok_or(NoAddress::Exhausted)?,
         };
         addresses.ipv4 = Some((lease, pool.server(), pool.netmask()));
     }
     if let Some(pool) = v6.filter(|_| request.wants_ipv6) {
         let lease = match settings.explicit_ipv6 {
             Some(address) => leases.take_explicit_ipv6(name, &pool, address)?,
-            None => leases.propose_ipv6(name, &pool, search).ok_or(NoAddress::Exhausted)?,
+            None => leases
+                .propose_ipv6(name, &pool, search)
+                .ok_or(NoAddress::Exhausted)?,
         };
         addresses.ipv6 = Some((lease, pool.server()));
     }
@@ -117,7 +125,11 @@ pub fn tunnel(
         gate: ticket.gate,
         ipv4: addresses.ipv4.map(|(lease, _, _)| lease),
         ipv6: addresses.ipv6.map(|(lease, _)| lease),
-        iroutes: settings.iroute.iter().map(|route| (route.net, route.prefix)).collect(),
+        iroutes: settings
+            .iroute
+            .iter()
+            .map(|route| (route.net, route.prefix))
+            .collect(),
         app_id: (has_app_id && !settings.no_udp).then_some(app_id),
         mtu: super::network::DEFAULT_MTU,
         dpd: Tunnel::dpd_secs(&settings, mobile),
@@ -136,7 +148,10 @@ pub fn tunnel(
         ipv4_pool: addresses.ipv4.map(|(_, local, mask)| (local, mask)),
         ipv6: params.ipv6,
         ipv6_local: addresses.ipv6.map(|(_, local)| local),
-        hostname: settings.hostname.clone().or_else(|| request.hostname.clone()),
+        hostname: settings
+            .hostname
+            .clone()
+            .or_else(|| request.hostname.clone()),
         user_agent: request.user_agent.clone(),
         device_type: request.device_type.clone(),
         device_platform: request.device_platform.clone(),

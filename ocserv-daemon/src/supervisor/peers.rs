@@ -51,7 +51,12 @@ impl<Out: Serialize + Send + Sync + 'static> Peer<Out> {
         drop(command);
         let channel = std::sync::Arc::new(Channel::new(ours)?);
         let (outbox, inbox) = mpsc::channel(OUTBOX + bulk);
-        tokio::spawn(write_loop(channel.clone(), inbox, events.clone(), gone.clone()));
+        tokio::spawn(write_loop(
+            channel.clone(),
+            inbox,
+            events.clone(),
+            gone.clone(),
+        ));
         tokio::spawn(read_loop(channel, events, wrap, gone));
         Ok(Self { outbox, child })
     }
@@ -59,9 +64,14 @@ impl<Out: Serialize + Send + Sync + 'static> Peer<Out> {
     /// Queues a message. A peer that is dead loses it, and one whose queue is full is killed: its end
     /// is reported, and everything it held is set up again.
     pub fn send(&self, message: Out, fds: Vec<OwnedFd>) {
-        let Err(TrySendError::Full(_)) = self.outbox.try_send((message, fds)) else { return };
+        let Err(TrySendError::Full(_)) = self.outbox.try_send((message, fds)) else {
+            return;
+        };
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            tracing::error!(pid, "a process of the server does not take its messages: killed");
+            tracing::error!(
+                pid,
+                "a process of the server does not take its messages: killed"
+            );
             // It may be gone already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
@@ -75,7 +85,10 @@ impl<Out: Serialize + Send + Sync + 'static> Peer<Out> {
     /// Makes sure that it is dead and reaps it.
     pub async fn finish(mut self) {
         drop(self.outbox);
-        if timeout(Duration::from_secs(1), self.child.wait()).await.is_err() {
+        if timeout(Duration::from_secs(1), self.child.wait())
+            .await
+            .is_err()
+        {
             let _ = self.child.kill().await;
         }
     }

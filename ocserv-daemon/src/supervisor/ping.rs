@@ -19,8 +19,18 @@ pub async fn answers(address: IpAddr, wait: Duration) -> bool {
 
 fn probe(address: IpAddr, wait: Duration) -> std::io::Result<bool> {
     let (domain, protocol, request, reply) = match address {
-        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, ECHO_REQUEST_V4, ECHO_REPLY_V4),
-        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, ECHO_REQUEST_V6, ECHO_REPLY_V6),
+        IpAddr::V4(_) => (
+            Domain::IPV4,
+            Protocol::ICMPV4,
+            ECHO_REQUEST_V4,
+            ECHO_REPLY_V4,
+        ),
+        IpAddr::V6(_) => (
+            Domain::IPV6,
+            Protocol::ICMPV6,
+            ECHO_REQUEST_V6,
+            ECHO_REPLY_V6,
+        ),
     };
     let mut socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     // Connected: only this address is heard.
@@ -32,7 +42,11 @@ fn probe(address: IpAddr, wait: Duration) -> std::io::Result<bool> {
         socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let length = socket.read(&mut buffer)?;
         // A raw IPv4 socket delivers the IP header too, IPv6 does not.
-        let header = if address.is_ipv4() { usize::from(buffer[0] & 0x0f) * 4 } else { 0 };
+        let header = if address.is_ipv4() {
+            usize::from(buffer[0] & 0x0f) * 4
+        } else {
+            0
+        };
         if buffer[..length].get(header) == Some(&reply) {
             return Ok(true);
         }

@@ -48,10 +48,17 @@ impl Supervisor {
     fn renumber_vhosts(&mut self, before: &Config) {
         let place = |index: u32| {
             let name = &before.vhosts.get(index as usize)?.name;
-            let found = self.config.vhosts.iter().position(|vhost| &vhost.name == name)?;
+            let found = self
+                .config
+                .vhosts
+                .iter()
+                .position(|vhost| &vhost.name == name)?;
             u32::try_from(found).ok()
         };
-        let open = self.connections.values_mut().filter_map(|c| c.tunnel.as_mut());
+        let open = self
+            .connections
+            .values_mut()
+            .filter_map(|c| c.tunnel.as_mut());
         for tunnel in open {
             tunnel.vhost = place(tunnel.vhost).unwrap_or(0);
         }
@@ -78,7 +85,17 @@ impl Supervisor {
 /// When the files of the virtual hosts' certificates were changed last.
 pub fn file_times(config: &Config) -> Vec<Option<SystemTime>> {
     let files = config.vhosts.iter().flat_map(|vhost| {
-        vhost.server_cert.iter().chain(&vhost.server_key).chain(&vhost.ocsp_response)
+        vhost
+            .server_cert
+            .iter()
+            .chain(&vhost.server_key)
+            .chain(&vhost.ocsp_response)
     });
-    files.map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok()).collect()
+    files
+        .map(|path| {
+            std::fs::metadata(path)
+                .and_then(|file| file.modified())
+                .ok()
+        })
+        .collect()
 }

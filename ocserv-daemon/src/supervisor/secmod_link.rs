@@ -51,7 +51,9 @@ impl Supervisor {
         let sessions = self.records.values().cloned().collect::<Vec<_>>();
         // In pieces: a message between the processes has a limit.
         for piece in sessions.chunks(100) {
-            self.tell_secmod(ToSecmod::Restore { sessions: piece.to_vec() });
+            self.tell_secmod(ToSecmod::Restore {
+                sessions: piece.to_vec(),
+            });
         }
         Ok(())
     }
@@ -119,7 +121,12 @@ impl Supervisor {
                     self.leases.release(&name);
                 }
             }
-            FromSecmod::AuthFailed { conn, remote, username, points } => {
+            FromSecmod::AuthFailed {
+                conn,
+                remote,
+                username,
+                points,
+            } => {
                 self.stats.auth_failed();
                 let local = self.connections.get_mut(&conn).map(|connection| {
                     connection.stage = Stage::AuthFailed;
@@ -128,7 +135,12 @@ impl Supervisor {
                 });
                 self.add_ban_points(remote, local.unwrap_or(remote), points);
             }
-            FromSecmod::AuthSucceeded { conn, username, name: _, took } => {
+            FromSecmod::AuthSucceeded {
+                conn,
+                username,
+                name: _,
+                took,
+            } => {
                 self.stats.auth_succeeded(took);
                 if let Some(connection) = self.connections.get_mut(&conn) {
                     connection.stage = Stage::Authenticated;
@@ -155,7 +167,12 @@ impl Supervisor {
         self.configure_gates();
         let gates: Vec<GateId> = self.gates.all.keys().copied().collect();
         for gate in gates {
-            if self.gates.all.get(&gate).is_some_and(|gate| !gate.linked_to_secmod) {
+            if self
+                .gates
+                .all
+                .get(&gate)
+                .is_some_and(|gate| !gate.linked_to_secmod)
+            {
                 self.link_gate_to_secmod(gate);
             }
         }
@@ -215,7 +232,10 @@ impl Supervisor {
             return Ok(());
         }
         if let Some(secmod) = self.secmod.take() {
-            tracing::error!("the security module (pid {}) is gone; it is replaced", secmod.pid());
+            tracing::error!(
+                "the security module (pid {}) is gone; it is replaced",
+                secmod.pid()
+            );
             tokio::spawn(secmod.finish());
         }
         self.secmod_failures += 1;
@@ -228,7 +248,8 @@ impl Supervisor {
             self.refuse_tunnel(conn, TunnelRefused::Internal);
         }
         // Logins that were under way are lost; their users see the form again.
-        self.records.retain(|_, record| record.authenticated.is_some());
+        self.records
+            .retain(|_, record| record.authenticated.is_some());
         for gate in self.gates.all.values_mut() {
             gate.linked_to_secmod = false;
         }

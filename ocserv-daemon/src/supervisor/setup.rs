@@ -56,8 +56,16 @@ impl VhostFiles {
             }),
             None => None,
         };
-        let iroutes = if vhost.expose_iroutes { scan_iroutes(vhost) } else { Vec::new() };
-        Ok(Self { ocsp, profile, iroutes })
+        let iroutes = if vhost.expose_iroutes {
+            scan_iroutes(vhost)
+        } else {
+            Vec::new()
+        };
+        Ok(Self {
+            ocsp,
+            profile,
+            iroutes,
+        })
     }
 
     /// [`VhostFiles::read`] for every vhost.
@@ -71,12 +79,17 @@ impl VhostFiles {
 
 /// The iroutes of all users' files; a file that cannot be used is left to its user's login.
 fn scan_iroutes(vhost: &VhostConfig) -> Vec<(String, Vec<Route>)> {
-    let Some(entries) = vhost.config_per_user.as_ref().and_then(|dir| std::fs::read_dir(dir).ok())
+    let Some(entries) = vhost
+        .config_per_user
+        .as_ref()
+        .and_then(|dir| std::fs::read_dir(dir).ok())
     else {
         return Vec::new();
     };
     let one = |entry: std::io::Result<std::fs::DirEntry>| {
-        let entry = entry.ok().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))?;
+        let entry = entry
+            .ok()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))?;
         let name = entry.file_name().into_string().ok()?;
         let text = std::fs::read(entry.path()).ok()?;
         let (parsed, _) = supplemental::parse(&entry.path().to_string_lossy(), &text).ok()?;
@@ -100,7 +113,12 @@ impl Supervisor {
                 keys: self.learned.keys.get(index).cloned().unwrap_or_default(),
                 ocsp: files.ocsp,
                 profile: files.profile,
-                auto_groups: self.learned.auto_groups.get(index).cloned().unwrap_or_default(),
+                auto_groups: self
+                    .learned
+                    .auto_groups
+                    .get(index)
+                    .cloned()
+                    .unwrap_or_default(),
             }
         });
         GateSetup {

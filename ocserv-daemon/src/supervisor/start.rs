@@ -89,7 +89,10 @@ fn config_path(options: &Options) -> anyhow::Result<PathBuf> {
         // The server changes its directory later; reloads must still find the file.
         return std::path::absolute(path).context("cannot resolve the configuration's path");
     }
-    let found = DEFAULT_PATHS.iter().map(Path::new).find(|path| path.exists());
+    let found = DEFAULT_PATHS
+        .iter()
+        .map(Path::new)
+        .find(|path| path.exists());
     Ok(found.unwrap_or(Path::new(DEFAULT_PATHS[0])).to_owned())
 }
 
@@ -140,7 +143,10 @@ fn accounts(config: &Config) -> anyhow::Result<Option<(u32, u32)>> {
 }
 
 fn log_settings(options: &Options, config: &Config) -> anyhow::Result<logging::Settings> {
-    let name = options.syslog_facility.as_deref().unwrap_or(&config.syslog_facility);
+    let name = options
+        .syslog_facility
+        .as_deref()
+        .unwrap_or(&config.syslog_facility);
     let facility = logging::facility(name)
         .with_context(|| format!("error: unknown syslog facility: {name}"))?;
     let mut targets = Vec::new();
@@ -150,7 +156,10 @@ fn log_settings(options: &Options, config: &Config) -> anyhow::Result<logging::S
     if options.syslog || !options.log_stderr {
         targets.push(logging::system_log(facility));
     }
-    Ok(logging::Settings { targets, level: options.debug.unwrap_or(config.log_level) })
+    Ok(logging::Settings {
+        targets,
+        level: options.debug.unwrap_or(config.log_level),
+    })
 }
 
 struct PidFile(Option<PathBuf>);
@@ -193,7 +202,11 @@ fn build(
     let tun = create_device(&config.device, threads)?;
     let device = tun.name().to_owned();
     let network = Network::open(&device)?;
-    let slots = if config.max_clients == 0 { DEFAULT_SLOTS } else { config.max_clients };
+    let slots = if config.max_clients == 0 {
+        DEFAULT_SLOTS
+    } else {
+        config.max_clients
+    };
     let (shared, shared_fd) =
         SharedArray::create(slots as usize).context("cannot make the shared session array")?;
     let mut key = vec![0; 32];
@@ -254,11 +267,19 @@ fn build(
 
 /// The UDP port that clients are told; sockets of a service manager know their own.
 fn udp_port(config: &Config, listeners: &listen::Listeners) -> u16 {
-    let own = listeners.udp.first().and_then(|sockets| sockets.first()).and_then(|fd| {
-        let address = socket2::SockRef::from(fd).local_addr().ok()?;
-        address.as_socket().map(|address| address.port())
-    });
-    if config.udp_port != 0 { config.udp_port } else { own.unwrap_or(0) }
+    let own = listeners
+        .udp
+        .first()
+        .and_then(|sockets| sockets.first())
+        .and_then(|fd| {
+            let address = socket2::SockRef::from(fd).local_addr().ok()?;
+            address.as_socket().map(|address| address.port())
+        });
+    if config.udp_port != 0 {
+        config.udp_port
+    } else {
+        own.unwrap_or(0)
+    }
 }
 
 fn create_device(prefix: &str, queues: usize) -> anyhow::Result<TunDevice> {
@@ -288,7 +309,9 @@ pub fn ban_settings(config: &Config) -> BanSettings {
 
 /// The networks that the server itself is in.
 fn local_subnets() -> Vec<(IpAddr, u8)> {
-    let Ok(devices) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let Ok(devices) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
     let ip = |address: Option<nix::sys::socket::SockaddrStorage>| {
         let address = address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -380,16 +403,24 @@ impl Supervisor {
     /// # Errors
     /// As netlink answers.
     pub async fn take_server_addresses(&mut self) -> anyhow::Result<()> {
-        let pools: Vec<_> =
-            self.config.vhosts.iter().map(|vhost| opening::pools(&vhost.user)).collect();
+        let pools: Vec<_> = self
+            .config
+            .vhosts
+            .iter()
+            .map(|vhost| opening::pools(&vhost.user))
+            .collect();
         let v4: Vec<_> = pools.iter().filter_map(|(v4, _)| *v4).collect();
         let v6: Vec<_> = pools.iter().filter_map(|(_, v6)| *v6).collect();
         self.leases.reserve_servers(&v4, &v6);
         for pool in &v4 {
-            self.network.add_address(IpAddr::V4(pool.server()), 32).await?;
+            self.network
+                .add_address(IpAddr::V4(pool.server()), 32)
+                .await?;
         }
         for pool in &v6 {
-            self.network.add_address(IpAddr::V6(pool.server()), 128).await?;
+            self.network
+                .add_address(IpAddr::V6(pool.server()), 128)
+                .await?;
         }
         Ok(())
     }

@@ -49,7 +49,10 @@ pub struct Connection {
 impl Connection {
     /// The tunnel that is open, or else the one that is being set up.
     pub fn any_tunnel(&self) -> Option<&Tunnel> {
-        let opening = self.opening.as_ref().and_then(|opening| opening.tunnel.as_deref());
+        let opening = self
+            .opening
+            .as_ref()
+            .and_then(|opening| opening.tunnel.as_deref());
         self.tunnel.as_ref().or(opening)
     }
 
@@ -162,7 +165,10 @@ impl Tunnel {
         let v4 = self.ipv4.map(|address| (IpAddr::V4(address), 32));
         let v6 = self.ipv6.map(|(address, prefix)| {
             let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-            (IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask)), prefix)
+            (
+                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask)),
+                prefix,
+            )
         });
         v4.into_iter().chain(v6).collect()
     }
@@ -170,7 +176,9 @@ impl Tunnel {
     /// `idle-timeout` or its mobile form.
     pub fn idle_timeout(&self) -> Option<std::time::Duration> {
         if self.mobile {
-            self.settings.mobile_idle_timeout.or(self.settings.idle_timeout)
+            self.settings
+                .mobile_idle_timeout
+                .or(self.settings.idle_timeout)
         } else {
             self.settings.idle_timeout
         }
@@ -178,7 +186,11 @@ impl Tunnel {
 
     /// `dpd` or its mobile form, in seconds; 0: off.
     pub fn dpd_secs(settings: &UserConfig, mobile: bool) -> u32 {
-        let dpd = if mobile { settings.mobile_dpd.or(settings.dpd) } else { settings.dpd };
+        let dpd = if mobile {
+            settings.mobile_dpd.or(settings.dpd)
+        } else {
+            settings.dpd
+        };
         dpd.map_or(0, |dpd| u32::try_from(dpd.as_secs()).unwrap_or(u32::MAX))
     }
 }
@@ -192,7 +204,9 @@ pub struct Slots {
 impl Slots {
     /// Slots 0 to `count` − 1.
     pub fn new(count: u32) -> Self {
-        Self { free: (0..count).collect() }
+        Self {
+            free: (0..count).collect(),
+        }
     }
 
     /// The slot that has been free for longest.

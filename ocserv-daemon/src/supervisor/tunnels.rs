@@ -9,9 +9,7 @@ use super::scripts::{self, Hook, ScriptContext};
 use super::state::{Opening, Tunnel};
 use super::{Event, Supervisor, opening};
 use crate::ipc::dataplane::ToDataplane;
-use crate::ipc::gate::{
-    FromGate, ToGate, TunnelGrant, TunnelRefused, TunnelRequest,
-};
+use crate::ipc::gate::{FromGate, ToGate, TunnelGrant, TunnelRefused, TunnelRequest};
 use crate::ipc::ids::{ConnId, GateId, SessionName};
 use crate::ipc::secmod::{OpenRefused, OpenedSession, ToSecmod};
 
@@ -34,8 +32,16 @@ const MAX_PROBES: u32 = 16;
 
 /// What a gate says of ciphers, fit for occtl; never empty.
 pub fn printable(text: &str) -> String {
-    let text: String = text.chars().filter(|c| c.is_ascii_graphic()).take(128).collect();
-    if text.is_empty() { "unknown".to_owned() } else { text }
+    let text: String = text
+        .chars()
+        .filter(|c| c.is_ascii_graphic())
+        .take(128)
+        .collect();
+    if text.is_empty() {
+        "unknown".to_owned()
+    } else {
+        text
+    }
 }
 
 impl Supervisor {
@@ -53,7 +59,9 @@ impl Supervisor {
             | FromGate::InstallKeys { conn, .. }
             | FromGate::Closed { conn, .. } => *conn,
         };
-        let Some(connection) = self.connections.get(&conn) else { return };
+        let Some(connection) = self.connections.get(&conn) else {
+            return;
+        };
         if connection.gate != gate {
             self.kill_gate(gate, "speaks of a connection that is not its own");
             return;
@@ -61,10 +69,20 @@ impl Supervisor {
         match message {
             FromGate::Ready => {}
             FromGate::OpenTunnel { conn, request } => self.on_open_tunnel(conn, request),
-            FromGate::TunnelUp { conn, mtu, tls_cipher } => {
+            FromGate::TunnelUp {
+                conn,
+                mtu,
+                tls_cipher,
+            } => {
                 self.on_tunnel_up(conn, mtu, tls_cipher).await;
             }
-            FromGate::InstallKeys { conn, keys, peer, local, cipher } => {
+            FromGate::InstallKeys {
+                conn,
+                keys,
+                peer,
+                local,
+                cipher,
+            } => {
                 self.on_install_keys(conn, keys, (peer, local), cipher);
             }
             FromGate::Closed { conn, reason } => {
@@ -75,7 +93,10 @@ impl Supervisor {
 
     /// Sends a message to the gate of a connection.
     pub fn tell_gate(&self, conn: ConnId, message: ToGate) {
-        let gate = self.connections.get(&conn).and_then(|c| self.gates.all.get(&c.gate));
+        let gate = self
+            .connections
+            .get(&conn)
+            .and_then(|c| self.gates.all.get(&c.gate));
         if let Some(gate) = gate {
             gate.peer.send(message, Vec::new());
         }
@@ -85,7 +106,9 @@ impl Supervisor {
     fn on_open_tunnel(&mut self, conn: ConnId, mut request: Box<TunnelRequest>) {
         self.next_question += 1;
         let step = self.next_question;
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         if std::mem::replace(&mut connection.asked, true) {
             let gate = connection.gate;
             self.kill_gate(gate, "asks twice for a tunnel");
@@ -97,8 +120,13 @@ impl Supervisor {
             ticket: connection.ticket.clone(),
             cookie: request.cookie.clone(),
         };
-        connection.opening =
-            Some(Opening { step, request, tunnel: None, search: None, probes: 0 });
+        connection.opening = Some(Opening {
+            step,
+            request,
+            tunnel: None,
+            search: None,
+            probes: 0,
+        });
         self.questions.insert(step, conn);
         self.tell_secmod(question);
     }
@@ -108,7 +136,13 @@ impl Supervisor {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.opening = None;
         }
-        self.tell_gate(conn, ToGate::Tunnel { conn, result: Err(why) });
+        self.tell_gate(
+            conn,
+            ToGate::Tunnel {
+                conn,
+                result: Err(why),
+            },
+        );
     }
 
     /// Secmod's answer about a cookie.
@@ -117,7 +151,9 @@ impl Supervisor {
         step: u64,
         result: Result<Box<OpenedSession>, OpenRefused>,
     ) {
-        let Some(conn) = self.questions.remove(&step) else { return };
+        let Some(conn) = self.questions.remove(&step) else {
+            return;
+        };
         let waiting = self.connections.get(&conn).and_then(|c| c.opening.as_ref());
         let still_waiting = waiting.is_some_and(|opening| opening.step == step);
         let session = match result {
@@ -125,7 +161,11 @@ impl Supervisor {
             Ok(session) => {
                 // The client left meanwhile.
                 let name = session.record.name.clone();
-                self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie: true });
+                self.tell_secmod(ToSecmod::CloseSession {
+                    name,
+                    conn,
+                    keep_cookie: true,
+                });
                 return;
             }
             Err(why) => {
@@ -139,7 +179,11 @@ impl Supervisor {
         };
         let name = session.record.name.clone();
         if let Err((why, keep_cookie)) = self.set_up_tunnel(conn, session).await {
-            self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie });
+            self.tell_secmod(ToSecmod::CloseSession {
+                name,
+                conn,
+                keep_cookie,
+            });
             self.refuse_tunnel(conn, why);
         }
     }
@@ -157,8 +201,12 @@ impl Supervisor {
             tracing::info!(user = %record.username, "user is already connected more times than max-same-clients allows");
             return Err(cookie(false));
         }
-        let Some(connection) = self.connections.get_mut(&conn) else { return Err(cookie(true)) };
-        let Some(opening) = &mut connection.opening else { return Err(cookie(true)) };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return Err(cookie(true));
+        };
+        let Some(opening) = &mut connection.opening else {
+            return Err(cookie(true));
+        };
         let vhost = self.config.vhosts.get(record.vhost as usize);
         let Some(vhost) = vhost.filter(|_| opening.request.vhost == record.vhost) else {
             tracing::info!(user = %record.username, "the cookie belongs to another virtual host");
@@ -166,13 +214,18 @@ impl Supervisor {
         };
         let mut search = opening::search(&record.username, vhost.predictable_ips);
         let leases = &mut self.leases;
-        let addresses =
-            opening::take_addresses(leases, &record.name, &settings, &opening.request, &mut search)
-                .map_err(|error| {
-                    leases.release(&record.name);
-                    tracing::error!(user = %record.username, "no address for this session: {error}");
-                    (TunnelRefused::NoAddress, true)
-                })?;
+        let addresses = opening::take_addresses(
+            leases,
+            &record.name,
+            &settings,
+            &opening.request,
+            &mut search,
+        )
+        .map_err(|error| {
+            leases.release(&record.name);
+            tracing::error!(user = %record.username, "no address for this session: {error}");
+            (TunnelRefused::NoAddress, true)
+        })?;
         let Some(slot) = self.slots.take() else {
             self.leases.release(&record.name);
             tracing::error!("every session record is in use");
@@ -183,8 +236,15 @@ impl Supervisor {
         shared.last_data_secs.set(Self::monotonic_secs());
         let ticket = &connection.ticket;
         let switch = vhost.switch_to_tcp_timeout;
-        let mut tunnel =
-            opening::tunnel(slot, ticket, record, settings, &opening.request, addresses, switch);
+        let mut tunnel = opening::tunnel(
+            slot,
+            ticket,
+            record,
+            settings,
+            &opening.request,
+            addresses,
+            switch,
+        );
         if self.udp_port == 0 {
             tunnel.params.app_id = None;
         }
@@ -199,12 +259,20 @@ impl Supervisor {
     /// Starts the task that probes addresses and runs the connect script.
     fn spawn_set_up(&mut self, conn: ConnId) {
         let opening = self.connections.get(&conn).and_then(|c| c.opening.as_ref());
-        let Some(tunnel) = opening.and_then(|opening| opening.tunnel.as_ref()) else { return };
+        let Some(tunnel) = opening.and_then(|opening| opening.tunnel.as_ref()) else {
+            return;
+        };
         let iroutes = tunnel.settings.iroute.clone();
         let new_iroutes = self.use_iroutes(&iroutes);
-        let Some(connection) = self.connections.get(&conn) else { return };
-        let Some(opening) = &connection.opening else { return };
-        let Some(tunnel) = &opening.tunnel else { return };
+        let Some(connection) = self.connections.get(&conn) else {
+            return;
+        };
+        let Some(opening) = &connection.opening else {
+            return;
+        };
+        let Some(tunnel) = &opening.tunnel else {
+            return;
+        };
         let probe = self.config.ping_leases;
         let single = |address: &IpAddr| {
             // An IPv6 subnet has no one address that would answer for it (behaviour.md 6.6).
@@ -216,21 +284,35 @@ impl Supervisor {
             device: self.device.clone(),
             context: self.script_context(tunnel, &connection.ticket, None),
             iroutes: new_iroutes,
-            probe: if probe { tunnel.addresses().filter(single).collect() } else { Vec::new() },
+            probe: if probe {
+                tunnel.addresses().filter(single).collect()
+            } else {
+                Vec::new()
+            },
             previous: self.ends_before(&tunnel.name, &iroutes),
         };
-        let undo = Undo { name: tunnel.name.clone(), iroutes, context: task.context.clone() };
+        let undo = Undo {
+            name: tunnel.name.clone(),
+            iroutes,
+            context: task.context.clone(),
+        };
         let (events, step) = (self.events.clone(), opening.step);
         tokio::spawn(async move {
             let result = task.run().await;
-            let _ = events.send(Event::Opened(conn, step, result, Box::new(undo))).await;
+            let _ = events
+                .send(Event::Opened(conn, step, result, Box::new(undo)))
+                .await;
         });
     }
 
     /// An address answered the probe: another one, or none.
     fn try_other_address(&mut self, conn: ConnId, taken: IpAddr) -> Result<(), TunnelRefused> {
-        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
-        let Some(opening) = &mut connection.opening else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return Ok(());
+        };
+        let Some(opening) = &mut connection.opening else {
+            return Ok(());
+        };
         let (Some(tunnel), Some(search)) = (&mut opening.tunnel, &mut opening.search) else {
             return Err(TunnelRefused::Internal);
         };
@@ -258,7 +340,10 @@ impl Supervisor {
     fn too_many_of(&self, username: &str, vhost: u32, settings: &UserConfig) -> bool {
         let limit = settings.max_same_clients as usize;
         let same = |tunnel: &Tunnel| tunnel.username == username && tunnel.vhost == vhost;
-        let open = self.connections.values().filter(|c| c.any_tunnel().is_some_and(same));
+        let open = self
+            .connections
+            .values()
+            .filter(|c| c.any_tunnel().is_some_and(same));
         limit != 0 && open.count() >= limit
     }
 
@@ -284,7 +369,9 @@ impl Supervisor {
                 Err(why) => Some(why),
             },
         };
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         let Some(tunnel) = connection.opening.take().and_then(|opening| opening.tunnel) else {
             return;
         };
@@ -292,7 +379,11 @@ impl Supervisor {
             tracing::info!(user = %tunnel.username, "the session was refused by its set-up");
             self.forget_tunnel(&tunnel, false);
             let name = tunnel.name;
-            self.tell_secmod(ToSecmod::CloseSession { name, conn, keep_cookie: false });
+            self.tell_secmod(ToSecmod::CloseSession {
+                name,
+                conn,
+                keep_cookie: false,
+            });
             self.refuse_tunnel(conn, why);
             return;
         }
@@ -305,7 +396,9 @@ impl Supervisor {
                 tracing::error!(user = %tunnel.username, "{error:#}");
             }
         }
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         let remote = connection.ticket.remote;
         let tunnel = connection.tunnel.insert(tunnel);
         tracing::info!(user = %tunnel.username, remote = %remote, "user logged in");
@@ -317,7 +410,13 @@ impl Supervisor {
         if self.config.use_utmp {
             opening::record_use(&self.device, tunnel, remote.ip(), true);
         }
-        self.tell_gate(conn, ToGate::Tunnel { conn, result: Ok(Box::new(grant)) });
+        self.tell_gate(
+            conn,
+            ToGate::Tunnel {
+                conn,
+                result: Ok(Box::new(grant)),
+            },
+        );
         self.publish(conn, None);
     }
 
@@ -345,10 +444,14 @@ impl Supervisor {
     }
 
     async fn on_tunnel_up(&mut self, conn: ConnId, mtu: u16, tls_cipher: String) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         let ticket = connection.ticket.clone();
         let gate = connection.gate;
-        let Some(tunnel) = connection.tunnel.as_mut() else { return };
+        let Some(tunnel) = connection.tunnel.as_mut() else {
+            return;
+        };
         if !tunnel.tls_cipher.is_empty() {
             self.kill_gate(gate, "says twice that a tunnel is up");
             return;
@@ -379,6 +482,8 @@ impl Supervisor {
         let open = self.connections.values().filter_map(|c| c.tunnel.as_ref());
         // As agreed on: what a narrow path takes is its session's own affair.
         let widest = open.filter(|t| t.mtu > 0).map(|t| t.params.mtu).max();
-        self.network.set_mtu(widest.unwrap_or(super::network::DEFAULT_MTU)).await;
+        self.network
+            .set_mtu(widest.unwrap_or(super::network::DEFAULT_MTU))
+            .await;
     }
 }

@@ -127,7 +127,12 @@ impl Login {
             }
             (Some(Waiting::Profile), Outcome::OwnProfile(content)) => {
                 self.authenticated = true;
-                self.respond(answers::page(self.dialect, &self.settings, "text/xml", &content))
+                self.respond(answers::page(
+                    self.dialect,
+                    &self.settings,
+                    "text/xml",
+                    &content,
+                ))
             }
             (Some(Waiting::Profile), Outcome::Known(false)) => self.refuse_cookie(),
             (Some(_), Outcome::Denied { reason }) => self.denied(&reason),

@@ -194,7 +194,11 @@ fn path_traversal_on_profiles() {
         "/profiles/..%2f..%2fetc/shadow",
         "/profiles//etc/passwd?x",
     ] {
-        assert_eq!(question(connection.get_with(path, &cookie)), check, "{path}");
+        assert_eq!(
+            question(connection.get_with(path, &cookie)),
+            check,
+            "{path}"
+        );
         let served = answer(connection.outcome(Outcome::Known(true)));
         assert_eq!(served, (wanted.clone(), false), "{path}");
     }

@@ -25,12 +25,9 @@ pub(super) static KEYS: &[Key] = &[
     key("udp-listen-host", GF, Works, |c, v| {
         put(&mut c.udp_listen_host, v.text())
     }),
-    key(
-        "listen-netns",
-        GF,
-        Works,
-        |c, v| put(&mut c.listen_netns, v.text()),
-    ),
+    key("listen-netns", GF, Works, |c, v| {
+        put(&mut c.listen_netns, v.text())
+    }),
     key("tcp-port", GF, Works, |c, v| put(&mut c.tcp_port, v.port())),
     key("udp-port", GF, Works, |c, v| put(&mut c.udp_port, v.port())),
     key("listen-clear-file", GF, Works, |_, v| {
