@@ -168,11 +168,11 @@ fn negotiated(client: &ConnectRequest, few: &mut impl FnMut(u64) -> u64) -> Mtu 
 }
 
 fn seconds(seconds: u64) -> Option<Duration> {
-    (seconds % 3 > 0).then(|| Duration::from_secs(seconds))
+    (!seconds.is_multiple_of(3)).then(|| Duration::from_secs(seconds))
 }
 
 fn address(number: u64) -> IpAddr {
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         Ipv4Addr::from_bits(number as u32).into()
     } else {
         Ipv6Addr::from_bits(number.into()).into()
