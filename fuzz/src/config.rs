@@ -85,19 +85,47 @@ fn check_config(config: &Config) {
     for vhost in &config.vhosts {
         check_vhost(vhost);
     }
-    let shown = format!("{config:?}");
-    assert!(!shown.contains(['\r', '\n', '\0']));
 }
 
 fn check_vhost(vhost: &VhostConfig) {
     assert!(!vhost.auth.is_empty());
     check_policy(&vhost.tls_policy);
     check_user(&vhost.user);
+    check_texts(vhost);
     let public = vhost.without_secrets();
     assert!(public.server_key.is_empty() && public.key_pin.is_none());
     assert_eq!(public.auth.len(), vhost.auth.len());
     let merged = UserConfig::merged(&vhost.user, false, None, None);
     assert_eq!(merged.route, vhost.user.route);
+}
+
+/// What goes to clients, scripts or logs stays on its line.
+fn check_texts(vhost: &VhostConfig) {
+    let single = [
+        &vhost.banner,
+        &vhost.pre_login_banner,
+        &vhost.default_domain,
+        &vhost.proxy_url,
+    ];
+    let lists = [
+        &vhost.custom_header,
+        &vhost.included_http_headers,
+        &vhost.user.split_dns,
+    ];
+    let groups = vhost
+        .select_group
+        .iter()
+        .flat_map(|group| [Some(&group.name), group.label.as_ref()]);
+    let texts = single
+        .into_iter()
+        .flatten()
+        .chain(lists.into_iter().flatten());
+    for text in texts.chain(groups.flatten()).chain([&vhost.name]) {
+        assert!(
+            !text.is_empty() && !text.contains(['\r', '\n', '\0', '\x1b']),
+            "{text:?}"
+        );
+    }
 }
 
 fn check_user(user: &UserConfig) {
