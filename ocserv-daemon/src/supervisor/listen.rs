@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::Context;
 use nix::sched::{CloneFlags, setns};
 use ocserv_proto::config::Config;
+use ocserv_sys::seqpacket::MAX_FDS;
 use ocserv_sys::udp;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -19,6 +20,8 @@ pub struct Listeners {
     pub tcp: Vec<std::net::TcpListener>,
     /// UDP, per thread one for each address; empty without DTLS.
     pub udp: Vec<Vec<OwnedFd>>,
+    /// Packet threads to start.
+    pub threads: usize,
 }
 
 /// Binds everything that the configuration names, in `listen-netns` if that is set.
@@ -43,7 +46,7 @@ pub fn bind(config: &Config, threads: usize) -> anyhow::Result<Listeners> {
         .map_err(|_| anyhow::anyhow!("binding the sockets failed"))?
 }
 
-fn bind_here(config: &Config, threads: usize) -> anyhow::Result<Listeners> {
+fn bind_here(config: &Config, mut threads: usize) -> anyhow::Result<Listeners> {
     if let Some(activated) = from_systemd()? {
         return Ok(activated.with_threads(threads));
     }
@@ -58,6 +61,7 @@ fn bind_here(config: &Config, threads: usize) -> anyhow::Result<Listeners> {
     if config.udp_port != 0 {
         let host = config.udp_listen_host.as_deref().or(host);
         let addresses = addresses(host, config.udp_port)?;
+        threads = fitting(threads, addresses.len());
         for _ in 0..threads {
             let mut sockets = Vec::new();
             for address in &addresses {
@@ -69,7 +73,14 @@ fn bind_here(config: &Config, threads: usize) -> anyhow::Result<Listeners> {
             udp.push(sockets);
         }
     }
-    Ok(Listeners { tcp, udp })
+    threads = fitting(threads, 0);
+    Ok(Listeners { tcp, udp, threads })
+}
+
+/// As many threads as the dataplane's first message has room for: the shared records, then for each
+/// thread a tun queue and its UDP sockets.
+fn fitting(threads: usize, udp_sockets: usize) -> usize {
+    threads.min((MAX_FDS - 1) / (1 + udp_sockets)).max(1)
 }
 
 /// Addresses of `listen-host`; all of IPv4 and IPv6 without it.
@@ -117,6 +128,7 @@ struct Activated {
 impl Activated {
     /// One descriptor of each handed-over UDP socket per thread: they share its queue.
     fn with_threads(self, threads: usize) -> Listeners {
+        let threads = fitting(threads, self.udp.len());
         let udp = (0..threads)
             .map(|_| {
                 self.udp
@@ -126,7 +138,11 @@ impl Activated {
             })
             .collect();
         let udp = if self.udp.is_empty() { Vec::new() } else { udp };
-        Listeners { tcp: self.tcp, udp }
+        Listeners {
+            tcp: self.tcp,
+            udp,
+            threads,
+        }
     }
 }
 
@@ -150,4 +166,17 @@ fn from_systemd() -> anyhow::Result<Option<Activated>> {
         }
     }
     Ok((!activated.tcp.is_empty()).then_some(activated))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitting;
+
+    #[test]
+    fn the_dataplanes_sockets_fit_one_message() {
+        assert_eq!(fitting(2, 2), 2);
+        assert_eq!(fitting(500, 2), 84);
+        assert_eq!(fitting(500, 0), 252);
+        assert_eq!(fitting(8, 1000), 1);
+    }
 }

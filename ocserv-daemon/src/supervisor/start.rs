@@ -197,8 +197,9 @@ fn build(
     events: mpsc::Sender<Event>,
 ) -> anyhow::Result<Supervisor> {
     let config = Arc::new(launch.config);
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let listeners = listen::bind(&config, threads)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let listeners = listen::bind(&config, cores)?;
+    let threads = listeners.threads;
     let tun = create_device(&config.device, threads)?;
     let device = tun.name().to_owned();
     let network = Network::open(&device)?;
