@@ -1,7 +1,16 @@
 //! Shared by kernel and user space: pure functions and plain types, no allocation, no std.
 #![cfg_attr(not(any(test, loom)), no_std)]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        internal_features,
+        reason = "core has no atomic read-modify-write for BPF"
+    ),
+    feature(core_intrinsics, adt_const_params)
+)]
 
 mod atomic;
 pub mod ip;
+pub mod kernel;
 pub mod replay;
 pub mod session;

@@ -9,7 +9,8 @@
 //! - the word's round is lower: the word is taken over, which forgets the older block.
 //!
 //! A round never goes down and a bit is never cleared within one, so no number is accepted twice,
-//! whatever the interleaving. Sequence numbers have 48 bits, a round 38: nothing is truncated.
+//! whatever the interleaving. The number of tries is bounded, as a kernel program wants it; whoever
+//! runs out of them refuses the record. Sequence numbers have 48 bits, a round 38: nothing is truncated.
 //!
 //! The receiver asks [`ReplayWindow::would_accept`], authenticates the record, then calls
 //! [`ReplayWindow::commit`] and delivers only if that says yes.
@@ -20,6 +21,9 @@ use crate::atomic::{AtomicU64, Ordering};
 pub const WORDS: usize = 1 << WORD_SHIFT;
 /// Numbers behind the highest one seen that are still told apart: at least this many.
 pub const WINDOW: u64 = (WORDS as u64 - 1) << BLOCK_SHIFT;
+/// Tries of [`ReplayWindow::commit`]. Each failed one means that another number of the word was taken,
+/// which happens at most 16 times before the word moves on.
+const COMMIT_TRIES: u32 = 32;
 /// Largest sequence number of a DTLS record (RFC 6347 4.1: 48 bits).
 pub const MAX_SEQUENCE: u64 = (1 << 48) - 1;
 
@@ -81,8 +85,11 @@ impl ReplayWindow {
             return false;
         };
         let mut old = word.load(Ordering::Relaxed);
-        while let Some(new) = place.marked(old) {
-            match word.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+        for _ in 0..COMMIT_TRIES {
+            let Some(new) = place.marked(old) else {
+                return false;
+            };
+            match word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => old = now,
             }

@@ -1,7 +1,7 @@
 //! A session's record in shared memory: sequence counters, replay windows and traffic counters.
 //!
-//! An array of [`SessionShared`] is mapped by the supervisor and the dataplane (later by the kernel
-//! path too), so that counters and windows outlive any one of them: no nonce repeats and no replay
+//! An array of [`SessionShared`] is mapped by the supervisor and the dataplane, and is a map of the
+//! kernel path where there is one, so that counters and windows outlive any one of them: no nonce repeats and no replay
 //! passes after a restart. The supervisor writes the beginning of a record ([`SessionShared::reset`],
 //! [`ChannelState::start`]) before it announces session or keys; the dataplane never does.
 
@@ -51,8 +51,45 @@ pub struct ChannelState {
     tx_seq: AtomicU64,
     epoch: AtomicU64,
     generation: AtomicU64,
-    spare: [u64; 5],
+    /// Whether the client can be reached by this channel.
+    pub live: Liveness,
+    spare: [u64; 2],
     window: ReplayWindow,
+}
+
+/// Signs of life of a channel, seen by whichever side opened the record. Times are milliseconds of
+/// `CLOCK_MONOTONIC`.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Liveness {
+    /// 1 while packets to the client go by this channel: its record was heard, and neither silence
+    /// nor a packet by CSTP has spoken against it since.
+    pub active: Counter,
+    /// When the last authentic packet came.
+    pub last_rx_ms: Counter,
+    /// When the first one came; 0: not yet.
+    pub confirmed_ms: Counter,
+}
+
+impl Liveness {
+    /// An authentic packet came.
+    pub fn heard(&self, now_ms: u64) {
+        self.last_rx_ms.set(now_ms);
+        if self.active.get() == 0 {
+            self.active.set(1);
+        }
+        if self.confirmed_ms.get() == 0 {
+            // Two that write at once write the same moment.
+            self.confirmed_ms.set(now_ms.max(1));
+        }
+    }
+
+    /// Whether a packet may go by this channel: it is active and was heard within `silence_ms` (0: for
+    /// any time).
+    pub fn usable(&self, now_ms: u64, silence_ms: u64) -> bool {
+        self.active.get() != 0
+            && (silence_ms == 0 || now_ms.saturating_sub(self.last_rx_ms.get()) <= silence_ms)
+    }
 }
 
 impl ChannelState {
@@ -67,6 +104,8 @@ impl ChannelState {
         self.generation.store(0, Ordering::Release);
         self.epoch.store(u64::from(epoch), Ordering::Relaxed);
         self.window.reset(next_receive);
+        self.live.active.set(0);
+        self.live.confirmed_ms.set(0);
         self.tx_seq.store(next_send, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Release);
     }
@@ -131,12 +170,17 @@ pub struct SessionShared {
     pub last_data_secs: Counter,
     /// Last authentic record received by UDP (`switch-to-tcp-timeout`, DPD).
     pub last_udp_rx_secs: Counter,
-    spare: [u64; 4],
+    /// When user space was last left a record from the client that the kernel path does not take for
+    /// its length, ms: what follows soon goes the same way, so that nothing overtakes.
+    pub rx_bulk_ms: Counter,
+    spare: [u64; 3],
     /// Inner packets to the client.
     pub tx_packets: Counter,
     /// Their bytes.
     pub tx_bytes: Counter,
-    spare_tx: [u64; 6],
+    /// As [`Self::rx_bulk_ms`], towards the client.
+    pub tx_bulk_ms: Counter,
+    spare_tx: [u64; 5],
     drops: [Counter; DropReason::COUNT],
     spare_drops: u64,
 }
@@ -158,8 +202,10 @@ impl SessionShared {
             &self.rx_bytes,
             &self.last_data_secs,
             &self.last_udp_rx_secs,
+            &self.rx_bulk_ms,
             &self.tx_packets,
             &self.tx_bytes,
+            &self.tx_bulk_ms,
         ];
         for counter in counters.into_iter().chain(&self.drops) {
             counter.set(0);

@@ -1,0 +1,285 @@
+//! Keys and values of the kernel path's maps, and its limits.
+//!
+//! | Map | Key | Value | Written by |
+//! |---|---|---|---|
+//! | `SHARED` | slot / [`SLOTS_PER_SHARD`], slot % it | `session::SessionShared` | all |
+//! | `FLOWS` | [`FlowKey`] | [`RxChannel`] | supervisor |
+//! | `LEASES` | [`Address`] | slot | supervisor |
+//! | `NETWORKS` | prefix length, [`Address`] | slot | supervisor |
+//! | `SENDERS` | slot | [`TxSession`] | supervisor |
+//! | `SETTINGS` | 0 | [`Settings`] | supervisor |
+//! | `COUNTS` | 0 | [`Counts`] of each CPU | programs |
+//!
+//! Values are replaced whole. A value stands for one generation of keys; a program uses it only while
+//! the session's shared record stands for the same (`ChannelState::generation`).
+
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// Sessions of one array of shared records. Arrays are made as slots come into use.
+pub const SLOTS_PER_SHARD: u32 = 1024;
+/// Arrays at most: 65,536 sessions.
+pub const MAX_SHARDS: u32 = 64;
+/// Most sessions that can be open at once.
+pub const MAX_SLOTS: u32 = SLOTS_PER_SHARD * MAX_SHARDS;
+
+/// Largest inner packet that a program can take, bytes.
+pub const MAX_INNER: u32 = 1500;
+/// What a record is longer than its inner packet: header, type byte, tag.
+pub const RECORD_OVERHEAD: u32 = 13 + 1 + 16;
+/// Largest record that a program can take, header included, bytes.
+pub const MAX_RECORD: u32 = MAX_INNER + RECORD_OVERHEAD;
+/// Value of `xdp-max-record` without the key.
+pub const DEFAULT_MAX_RECORD: u32 = 512;
+/// How long small packets follow large ones to user space, ms.
+pub const BULK_HOLD_MS: u32 = 20;
+
+/// An IPv6 address, or an IPv4 one mapped into it, in network order.
+pub type Address = [u8; 16];
+
+/// Both families in one form.
+pub fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The opposite of [`address`].
+pub fn ip(address: Address) -> IpAddr {
+    Ipv6Addr::from(address).to_canonical()
+}
+
+/// Length of a prefix in that form.
+pub fn prefix_len(ip: IpAddr, len: u8) -> u32 {
+    match ip {
+        IpAddr::V4(_) => 96 + u32::from(len),
+        IpAddr::V6(_) => u32::from(len),
+    }
+}
+
+/// A UDP flow as a packet from the client shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Client.
+    pub peer: Address,
+    /// Server.
+    pub local: Address,
+    /// Client's port in network order.
+    pub peer_port: [u8; 2],
+    /// Server's port in network order.
+    pub local_port: [u8; 2],
+}
+
+impl FlowKey {
+    /// The key of a flow.
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            peer: address(peer.ip()),
+            local: address(local.ip()),
+            peer_port: peer.port().to_be_bytes(),
+            local_port: local.port().to_be_bytes(),
+        }
+    }
+}
+
+/// Key of `NETWORKS`, as the kernel wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct NetworkKey {
+    /// Bits that count, see [`prefix_len`].
+    pub prefix_len: u32,
+    /// The network.
+    pub address: Address,
+}
+
+/// [`RxChannel::flags`]: the flow had other keys before, whose records may still come: what does not
+/// open goes to user space instead of being dropped.
+pub const RX_FORMER_KEYS: u8 = 1;
+/// [`RxChannel::flags`]: the client has networks (`NETWORKS`) beside its leases.
+pub const RX_HAS_NETWORKS: u8 = 2;
+/// [`RxChannel::flags`]: it has an IPv4 lease.
+pub const RX_HAS_IPV4: u8 = 4;
+/// [`RxChannel::flags`]: it has an IPv6 lease.
+pub const RX_HAS_IPV6: u8 = 8;
+
+/// What opens the records of a flow: CHACHA20-POLY1305, DTLS 1.2.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct RxChannel {
+    /// Client's key, as little-endian words.
+    pub key: [u32; 8],
+    /// Client's IV, likewise.
+    pub iv: [u32; 3],
+    /// The session.
+    pub slot: u32,
+    /// Number of the keys.
+    pub generation: u64,
+    /// IPv6 lease and the bits of it that its subnet has (all for one address), network order.
+    pub ipv6: Address,
+    /// See [`Self::ipv6`].
+    pub ipv6_mask: Address,
+    /// IPv4 lease, network order.
+    pub ipv4: [u8; 4],
+    /// Epoch of the records.
+    pub epoch: u16,
+    /// Which of the session's channel records, 0 or 1.
+    pub channel: u8,
+    /// `RX_*`.
+    pub flags: u8,
+}
+
+/// How a session's packets are sealed and where they are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct TxSession {
+    /// By the number of the channel record.
+    pub channels: [TxChannel; 2],
+    /// Index of the newest channel.
+    pub newest: u32,
+    /// A channel that was silent for longer is not used, ms; 0: no limit.
+    pub silence_ms: u32,
+    /// Largest inner packet, bytes.
+    pub mtu: u32,
+    /// TOS byte of outer packets.
+    pub tos: u8,
+    /// 1: outer IPv4 packets carry DF.
+    pub dont_fragment: u8,
+    /// Zero.
+    pub padding: [u8; 2],
+}
+
+/// One channel of a [`TxSession`]. A generation of 0: there is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct TxChannel {
+    /// Server's key, as little-endian words.
+    pub key: [u32; 8],
+    /// Server's IV, likewise.
+    pub iv: [u32; 3],
+    /// Device to send by.
+    pub ifindex: u32,
+    /// Number of the keys.
+    pub generation: u64,
+    /// Where the client is.
+    pub flow: FlowKey,
+    /// Epoch of the records.
+    pub epoch: u16,
+    /// Zero.
+    pub padding: [u8; 2],
+}
+
+/// What holds for all packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Longest record that is taken, header included, bytes.
+    pub max_record: u32,
+    /// How long small packets follow large ones to user space, ms.
+    pub bulk_hold_ms: u32,
+    /// The tun device.
+    pub tun_ifindex: u32,
+    /// 1: `xdp-forward = direct`.
+    pub direct: u32,
+}
+
+/// What programs count, by CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counts {
+    /// By [`Counted`].
+    pub values: [u64; Counted::COUNT],
+}
+
+/// What a value of [`Counts`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Counted {
+    /// Inner packets from clients that were delivered to the host.
+    RxPackets = 0,
+    /// Their bytes.
+    RxBytes,
+    /// Those of them that were forwarded past the host's stack.
+    RxDirect,
+    /// Inner packets to clients that were sealed and sent.
+    TxPackets,
+    /// Their bytes.
+    TxBytes,
+    /// Those of them that came past the host's stack.
+    TxDirect,
+    /// Left to user space: not application data of the live epoch, or a control packet.
+    UpControl,
+    /// Left to user space: longer than `xdp-max-record`, a super-packet, or behind such ones.
+    UpBulk,
+    /// Left to user space: the packet's form (fragment, options, several records, checksum to come).
+    UpForm,
+    /// Left to user space: the session is not in the kernel, or not by this flow or channel.
+    UpSession,
+    /// Left to user space: no way to the client or into the stack, no room in the frame.
+    UpRoute,
+    /// Dropped: the authentication tag does not fit.
+    DropAuth,
+    /// Dropped: sequence number seen before, or too old.
+    DropReplay,
+    /// Dropped: the inner source address is not the session's.
+    DropSource,
+    /// Dropped: not an IP packet within an authentic record.
+    DropMalformed,
+    /// Dropped: the frame could not be changed after its record was taken.
+    DropFrame,
+}
+
+impl Counted {
+    /// Number of counters.
+    pub const COUNT: usize = 16;
+    /// All of them, in order.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::RxPackets,
+        Self::RxBytes,
+        Self::RxDirect,
+        Self::TxPackets,
+        Self::TxBytes,
+        Self::TxDirect,
+        Self::UpControl,
+        Self::UpBulk,
+        Self::UpForm,
+        Self::UpSession,
+        Self::UpRoute,
+        Self::DropAuth,
+        Self::DropReplay,
+        Self::DropSource,
+        Self::DropMalformed,
+        Self::DropFrame,
+    ];
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey>() == 36);
+    assert!(size_of::<NetworkKey>() == 20);
+    assert!(size_of::<RxChannel>() == 96);
+    assert!(size_of::<TxChannel>() == 96);
+    assert!(size_of::<TxSession>() == 208);
+    assert!(size_of::<Settings>() == 16);
+    assert!(size_of::<Counts>() == 128);
+};
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_have_one_form() {
+        let v4: IpAddr = "192.0.2.7".parse().unwrap();
+        let v6: IpAddr = "2001:db8::7".parse().unwrap();
+        assert_eq!(address(v4)[10..], [255, 255, 192, 0, 2, 7]);
+        assert_eq!((ip(address(v4)), ip(address(v6))), (v4, v6));
+        assert_eq!((prefix_len(v4, 24), prefix_len(v6, 64)), (120, 64));
+    }
+
+    #[test]
+    fn counters_are_numbered_in_order() {
+        for (index, counted) in Counted::ALL.into_iter().enumerate() {
+            assert_eq!(counted as usize, index);
+        }
+    }
+}
