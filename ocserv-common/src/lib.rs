@@ -9,6 +9,7 @@
     feature(core_intrinsics, adt_const_params)
 )]
 
+pub mod aead;
 mod atomic;
 pub mod ip;
 pub mod kernel;
