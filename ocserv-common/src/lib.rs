@@ -11,6 +11,9 @@
 
 pub mod aead;
 mod atomic;
+pub mod datagram;
+pub mod encapsulation;
+pub mod inner;
 pub mod ip;
 pub mod kernel;
 pub mod replay;

@@ -1,8 +1,7 @@
 //! CHACHA20-POLY1305 (RFC 8439) for DTLS records of at most [`MAX_TEXT`] bytes, as a kernel program can
 //! run it: no table, no branch on a secret, loops with fixed bounds, all memory in one [`Sheet`].
 //!
-//! The text is encrypted or decrypted chunk by chunk while it is authenticated. When a record is
-//! opened, what is on the sheet afterwards means nothing unless the tags are [`equal`].
+//! When a record is opened, what is on the sheet afterwards means nothing unless the tags are [`equal`].
 
 mod chacha20;
 mod poly1305;
@@ -19,10 +18,14 @@ pub const MAX_AAD: usize = 16;
 const CHUNK: usize = 64;
 /// Most chunks of a text.
 const CHUNKS: usize = 24;
+/// Bytes of a Poly1305 block.
+const BLOCK: usize = 16;
 /// Words of a chunk.
 const CHUNK_WORDS: usize = CHUNK / 8;
 /// Words of [`Sheet::body`]: a power of two, so that a masked index needs no check.
 const BODY_WORDS: usize = 256;
+/// Words of [`Sheet::room`].
+const ROOM_WORDS: usize = 8;
 /// Words before the text.
 const AAD_WORDS: usize = 2;
 
@@ -42,6 +45,9 @@ pub struct Sheet {
     pub padding: u32,
     /// Tag that the text has. The result.
     pub tag: [u64; 2],
+    one_time: [u64; 4],
+    /// Free, so that what stands before a record in a packet can be put before the text.
+    pub room: [u64; ROOM_WORDS],
     /// The additional data, padded with zeroes to 16 bytes, then the text. Behind the text's end there
     /// must be zeroes up to the next multiple of 16 bytes.
     pub body: [u64; BODY_WORDS],
@@ -57,7 +63,31 @@ impl Sheet {
             aad_len: 0,
             padding: 0,
             tag: [0; 2],
+            one_time: [0; 4],
+            room: [0; ROOM_WORDS],
             body: [0; BODY_WORDS],
+        }
+    }
+}
+
+impl Sheet {
+    /// Puts zeroes where the text will end, before it is written: a text of [`Self::len`] bytes must be
+    /// followed by some.
+    #[inline(always)]
+    pub fn clear_end(&mut self) {
+        let at = AAD_WORDS + self.len as usize / BLOCK * 2;
+        self.body[at % BODY_WORDS] = 0;
+        self.body[(at + 1) % BODY_WORDS] = 0;
+    }
+
+    /// Puts zeroes behind the text that is there, up to the next block.
+    #[inline(always)]
+    pub fn clear_behind(&mut self) {
+        let len = self.len as usize;
+        let at = AAD_WORDS + len / 8;
+        self.body[at % BODY_WORDS] &= (1 << (len % 8 * 8)) - 1;
+        if (len / 8).is_multiple_of(2) {
+            self.body[(at + 1) % BODY_WORDS] = 0;
         }
     }
 }
@@ -74,102 +104,74 @@ pub fn equal(one: &[u64; 2], other: &[u64; 2]) -> bool {
 }
 
 /// Encrypts the text and computes its tag. `false`: text or additional data are too long.
-#[inline(always)]
+///
+/// A program does the steps of this one by one, because they do not fit its stack together.
 pub fn seal(sheet: &mut Sheet) -> bool {
-    run::<true>(sheet)
-}
-
-/// Decrypts the text and computes the tag that it should have had. `false`: text or additional data are
-/// too long.
-#[inline(always)]
-pub fn open(sheet: &mut Sheet) -> bool {
-    run::<false>(sheet)
-}
-
-#[inline(always)]
-fn run<const SEALING: bool>(sheet: &mut Sheet) -> bool {
-    let len = sheet.len as usize;
-    if len > MAX_TEXT || sheet.aad_len as usize > MAX_AAD {
+    one_time_key(sheet);
+    if !crypt(sheet) {
         return false;
     }
-    let first = keystream(&sheet.key, &sheet.nonce, 0);
-    let mut mac = Poly1305::new([first[0], first[1]], [first[2], first[3]]);
-    if sheet.aad_len > 0 {
-        mac.block(sheet.body[0], sheet.body[1]);
-    }
-    let whole = len / CHUNK;
+    sheet.clear_behind();
+    authenticate(sheet)
+}
+
+/// Computes the tag that a ciphertext should have, then decrypts it. `false`: text or additional data
+/// are too long.
+pub fn open(sheet: &mut Sheet) -> bool {
+    one_time_key(sheet);
+    authenticate(sheet) && crypt(sheet)
+}
+
+/// Makes the key of the authenticator (RFC 8439 §2.6).
+#[inline(always)]
+pub fn one_time_key(sheet: &mut Sheet) {
+    let stream = keystream(&sheet.key, &sheet.nonce, 0);
+    sheet.one_time = [stream[0], stream[1], stream[2], stream[3]];
+}
+
+/// Encrypts or decrypts the text, in whole chunks: what lies behind it becomes garbage. `false`: it is
+/// too long.
+#[inline(always)]
+pub fn crypt(sheet: &mut Sheet) -> bool {
+    let chunks = (sheet.len as usize).div_ceil(CHUNK);
     for chunk in 0..CHUNKS {
-        if chunk >= whole {
-            break;
+        if chunk >= chunks {
+            return true;
         }
         let stream = keystream(&sheet.key, &sheet.nonce, chunk as u32 + 1);
         let start = AAD_WORDS + chunk * CHUNK_WORDS;
-        whole_chunk::<SEALING>(&mut sheet.body, start, &stream, &mut mac);
+        for (n, word) in stream.into_iter().enumerate() {
+            sheet.body[(start + n) % BODY_WORDS] ^= word;
+        }
     }
-    if !len.is_multiple_of(CHUNK) {
-        let stream = keystream(&sheet.key, &sheet.nonce, whole as u32 + 1);
-        last_chunk::<SEALING>(sheet, whole, &stream, &mut mac);
-    }
-    mac.block(u64::from(sheet.aad_len), len as u64);
-    sheet.tag = mac.finish();
-    true
+    chunks == CHUNKS
 }
 
+/// Computes the tag of additional data and ciphertext. `false`: one of them is too long.
 #[inline(always)]
-fn whole_chunk<const SEALING: bool>(
-    body: &mut [u64; BODY_WORDS],
-    start: usize,
-    stream: &[u64; CHUNK_WORDS],
-    mac: &mut Poly1305,
-) {
-    for pair in 0..CHUNK_WORDS / 2 {
-        let at = start + 2 * pair;
-        let old = [body[at % BODY_WORDS], body[(at + 1) % BODY_WORDS]];
-        let new = [old[0] ^ stream[2 * pair], old[1] ^ stream[2 * pair + 1]];
-        body[at % BODY_WORDS] = new[0];
-        body[(at + 1) % BODY_WORDS] = new[1];
-        let ciphertext = if SEALING { new } else { old };
-        mac.block(ciphertext[0], ciphertext[1]);
+pub fn authenticate(sheet: &mut Sheet) -> bool {
+    let [r0, r1, s0, s1] = sheet.one_time;
+    let mut mac = Poly1305::new([r0, r1], [s0, s1]);
+    let (len, aad_len) = (sheet.len as usize, sheet.aad_len as usize);
+    if aad_len > MAX_AAD || len > MAX_TEXT {
+        return false;
     }
-}
-
-/// The last one has less than [`CHUNK`] bytes; what is behind them stays zero.
-#[inline(always)]
-fn last_chunk<const SEALING: bool>(
-    sheet: &mut Sheet,
-    chunk: usize,
-    stream: &[u64; CHUNK_WORDS],
-    mac: &mut Poly1305,
-) {
-    let start = AAD_WORDS + chunk * CHUNK_WORDS;
-    let rest = sheet.len as usize % CHUNK;
-    for pair in 0..CHUNK_WORDS / 2 {
-        if 16 * pair >= rest {
+    // Without additional data there is no block of it.
+    let first = usize::from(aad_len == 0);
+    let blocks = 1 + len.div_ceil(BLOCK);
+    for block in 0..=MAX_TEXT / BLOCK {
+        if block >= blocks {
             break;
         }
-        let at = start + 2 * pair;
-        let left = rest - 16 * pair;
-        let old = [
-            sheet.body[at % BODY_WORDS],
-            sheet.body[(at + 1) % BODY_WORDS],
-        ];
-        let new = [
-            (old[0] ^ stream[2 * pair]) & first_bytes(left),
-            (old[1] ^ stream[2 * pair + 1]) & first_bytes(left.saturating_sub(8)),
-        ];
-        sheet.body[at % BODY_WORDS] = new[0];
-        sheet.body[(at + 1) % BODY_WORDS] = new[1];
-        let ciphertext = if SEALING { new } else { old };
-        mac.block(ciphertext[0], ciphertext[1]);
+        if block >= first {
+            let at = 2 * block;
+            mac.block(
+                sheet.body[at % BODY_WORDS],
+                sheet.body[(at + 1) % BODY_WORDS],
+            );
+        }
     }
-}
-
-/// A mask of the first `count` bytes of a word.
-#[inline(always)]
-fn first_bytes(count: usize) -> u64 {
-    if count >= 8 {
-        u64::MAX
-    } else {
-        (1 << (8 * count)) - 1
-    }
+    mac.block(aad_len as u64, len as u64);
+    sheet.tag = mac.finish();
+    true
 }

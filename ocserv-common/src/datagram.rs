@@ -1,0 +1,247 @@
+//! The outer headers of a frame: Ethernet, VLAN tags, IPv4 or IPv6, UDP, and the DTLS record header
+//! behind them. Read without trust, from the first bytes of the frame.
+
+use crate::kernel::FlowKey;
+
+/// Bytes of a frame that are looked at.
+pub const HEAD: usize = 160;
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
+/// Bytes of a DTLS record header (RFC 6347 §4.1).
+pub const RECORD_HEADER: usize = 13;
+
+/// Ethernet type of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// Ethernet type of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// VLAN tags that are skipped.
+const MAX_TAGS: usize = 2;
+const VLAN_TAG: usize = 4;
+
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
+const UDP_HEADER: usize = 8;
+const UDP: u8 = 17;
+/// IPv6 extension headers that are skipped: hop-by-hop options, routing, destination options.
+const SKIPPED: [u8; 3] = [0, 43, 60];
+/// Extension headers that are looked at.
+const MAX_EXTENSIONS: usize = 4;
+
+const APPLICATION_DATA: u8 = 23;
+const DTLS_1_2: [u8; 2] = [0xfe, 0xfd];
+
+/// The first bytes of a frame.
+pub type Head = [u8; HEAD];
+
+/// Why a frame is not for a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOurs {
+    /// Not UDP in IP.
+    Other,
+    /// UDP that no program reads: a fragment, an extension header that it does not know, headers
+    /// longer than [`HEAD`], a checksum that is still to be completed, or lengths that do not agree.
+    Form,
+    /// A DTLS record other than application data.
+    Control,
+}
+
+/// A frame with one DTLS record of application data that fills its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where the record's header begins in the frame.
+    pub offset: usize,
+    /// Epoch.
+    pub epoch: u16,
+    /// Sequence number, 48 bits.
+    pub sequence: u64,
+    /// Bytes behind the header.
+    pub length: usize,
+    /// The outer TOS or traffic class byte.
+    pub tos: u8,
+}
+
+/// A datagram within a frame.
+struct Datagram {
+    /// Where the UDP header begins.
+    udp: usize,
+    /// Bytes of UDP header and payload that the IP header leaves room for.
+    room: usize,
+    tos: u8,
+}
+
+/// Reads the headers of a frame of `frame_len` bytes, of which `head` has the first. Writes addresses
+/// and ports to `flow`, whose content means nothing after an error.
+///
+/// # Errors
+/// [`NotOurs`]: the frame is for the host's stack.
+#[inline(always)]
+pub fn parse(head: &Head, frame_len: usize, flow: &mut FlowKey) -> Result<Record, NotOurs> {
+    let (ethertype, start) = network_header(head);
+    let datagram = match ethertype {
+        ETHERTYPE_IPV4 => ipv4(head, start, flow)?,
+        ETHERTYPE_IPV6 => ipv6(head, start, flow)?,
+        _ => return Err(NotOurs::Other),
+    };
+    let udp = datagram.udp;
+    let udp_len = usize::from(word(head, udp + 4));
+    let offset = udp + UDP_HEADER;
+    let fits = udp_len <= datagram.room
+        && udp_len >= UDP_HEADER + RECORD_HEADER
+        && udp + udp_len <= frame_len
+        && offset + RECORD_HEADER <= HEAD;
+    if !fits {
+        return Err(NotOurs::Form);
+    }
+    flow.peer_port = [byte(head, udp), byte(head, udp + 1)];
+    flow.local_port = [byte(head, udp + 2), byte(head, udp + 3)];
+    record(head, offset, udp_len - UDP_HEADER, datagram.tos).and_then(|record| {
+        if checksum_is_open(flow, udp_len, word(head, udp + 6)) {
+            return Err(NotOurs::Form);
+        }
+        Ok(record)
+    })
+}
+
+/// Ethernet type behind VLAN tags, and where the network header begins.
+#[inline(always)]
+pub fn network_header(head: &Head) -> (u16, usize) {
+    let mut ethertype = word(head, 12);
+    let mut start = ETHERNET;
+    for _ in 0..MAX_TAGS {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
+            break;
+        }
+        ethertype = word(head, start + 2);
+        start += VLAN_TAG;
+    }
+    (ethertype, start)
+}
+
+#[inline(always)]
+fn ipv4(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOurs> {
+    let first = byte(head, start);
+    if first >> 4 != 4 || byte(head, start + 9) != UDP {
+        return Err(NotOurs::Other);
+    }
+    let header_len = usize::from(first & 0x0f) * 4;
+    let total_len = usize::from(word(head, start + 2));
+    // All of the fragment word but DF.
+    let is_fragment = word(head, start + 6) & 0xbfff != 0;
+    if header_len < IPV4_HEADER || total_len < header_len || is_fragment {
+        return Err(NotOurs::Form);
+    }
+    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
+    flow.peer = mapped;
+    flow.local = mapped;
+    for n in 0..4 {
+        flow.peer[12 + n] = byte(head, start + 12 + n);
+        flow.local[12 + n] = byte(head, start + 16 + n);
+    }
+    Ok(Datagram {
+        udp: start + header_len,
+        room: total_len - header_len,
+        tos: byte(head, start + 1),
+    })
+}
+
+#[inline(always)]
+fn ipv6(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOurs> {
+    if byte(head, start) >> 4 != 6 {
+        return Err(NotOurs::Other);
+    }
+    let payload_len = usize::from(word(head, start + 4));
+    let mut next = byte(head, start + 6);
+    let mut at = start + IPV6_HEADER;
+    for _ in 0..MAX_EXTENSIONS {
+        if !SKIPPED.contains(&next) {
+            break;
+        }
+        next = byte(head, at);
+        at += (usize::from(byte(head, at + 1)) + 1) * 8;
+        if at > HEAD {
+            return Err(NotOurs::Form);
+        }
+    }
+    if next != UDP {
+        return Err(if SKIPPED.contains(&next) {
+            NotOurs::Form
+        } else {
+            NotOurs::Other
+        });
+    }
+    for n in 0..16 {
+        flow.peer[n] = byte(head, start + 8 + n);
+        flow.local[n] = byte(head, start + 24 + n);
+    }
+    let end = start + IPV6_HEADER + payload_len;
+    Ok(Datagram {
+        udp: at,
+        room: end.saturating_sub(at),
+        tos: (word(head, start) >> 4) as u8,
+    })
+}
+
+#[inline(always)]
+fn record(head: &Head, at: usize, payload: usize, tos: u8) -> Result<Record, NotOurs> {
+    if [byte(head, at + 1), byte(head, at + 2)] != DTLS_1_2 {
+        return Err(NotOurs::Other);
+    }
+    if byte(head, at) != APPLICATION_DATA {
+        return Err(NotOurs::Control);
+    }
+    let length = usize::from(word(head, at + 11));
+    if RECORD_HEADER + length != payload {
+        return Err(NotOurs::Form);
+    }
+    let part = |n: usize| u64::from(word(head, at + n));
+    Ok(Record {
+        offset: at,
+        epoch: word(head, at + 3),
+        sequence: part(5) << 32 | part(7) << 16 | part(9),
+        length,
+        tos,
+    })
+}
+
+/// Whether the UDP checksum is only the sum of the pseudo header: the packet came from this machine,
+/// and a device was to complete it. The host's stack knows; a frame with other headers would not. One
+/// in 65,536 finished checksums looks the same, which does no harm.
+#[inline(always)]
+fn checksum_is_open(flow: &FlowKey, udp_len: usize, checksum: u16) -> bool {
+    let is_ipv4 = flow.peer[10] == 0xff && flow.peer[11] == 0xff && flow.peer[..10] == [0; 10];
+    let mut sum = u64::from(UDP) + udp_len as u64;
+    for n in 0..8 {
+        // The prefix of a mapped address is not part of IPv4's pseudo header.
+        if n < 6 && is_ipv4 {
+            continue;
+        }
+        sum += u64::from(u16::from_be_bytes([flow.peer[2 * n], flow.peer[2 * n + 1]]));
+        sum += u64::from(u16::from_be_bytes([
+            flow.local[2 * n],
+            flow.local[2 * n + 1],
+        ]));
+    }
+    fold(sum) == checksum
+}
+
+/// A sum of 16-bit words in ones' complement.
+#[inline(always)]
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// A byte of the head; what lies behind it is 0.
+#[inline(always)]
+fn byte(head: &Head, at: usize) -> u8 {
+    if at < HEAD { head[at] } else { 0 }
+}
+
+/// A word in network order.
+#[inline(always)]
+fn word(head: &Head, at: usize) -> u16 {
+    u16::from_be_bytes([byte(head, at), byte(head, at + 1)])
+}

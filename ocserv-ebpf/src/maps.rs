@@ -1,0 +1,138 @@
+//! The maps, and the only access to them. Layouts: `ocserv_common::kernel`.
+
+use aya_ebpf::bindings::xdp_action::XDP_DROP;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use ocserv_common::kernel::{
+    Address, Counted, Counts, FlowKey, MAX_SHARDS, MAX_SLOTS, RxChannel,
+    SLOTS_PER_SHARD, Settings, TxSession,
+};
+use ocserv_common::session::SessionShared;
+
+use crate::cpu::Cpu;
+
+const NO_PREALLOC: usize = 1;
+const MMAPABLE: usize = 1 << 10;
+/// Two channels and a former address of each session.
+const MAX_FLOWS: usize = MAX_SLOTS as usize * 2;
+/// Both families.
+const MAX_LEASES: usize = MAX_SLOTS as usize * 2;
+const MAX_NETWORKS: usize = MAX_SLOTS as usize * 2;
+const MAX_DEVICES: u32 = 256;
+
+type Shard = Array<SessionShared, { SLOTS_PER_SHARD as usize }, MMAPABLE>;
+
+#[btf_map]
+static SHARED: ArrayOfMaps<Shard, { MAX_SHARDS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+static FLOWS: HashMap<FlowKey, RxChannel, MAX_FLOWS, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static LEASES: HashMap<Address, u32, MAX_LEASES, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static NETWORKS: LpmTrie<Address, u32, MAX_NETWORKS, NO_PREALLOC> = LpmTrie::new();
+#[btf_map]
+static SENDERS: HashMap<u32, TxSession, { MAX_SLOTS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
+#[btf_map]
+static RX_CPU: PerCpuArray<Cpu, 1> = PerCpuArray::new();
+#[btf_map]
+static TX_CPU: PerCpuArray<Cpu, 1> = PerCpuArray::new();
+/// Devices that `direct` forwarding may send by.
+#[btf_map]
+static DEVICES: DevMapHash<{ MAX_DEVICES as usize }> = DevMapHash::new();
+/// Addresses of the LAN devices: frames for others are not ours.
+#[btf_map]
+static MACS: HashMap<u32, [u8; 8], { MAX_DEVICES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// What a packet from a client is worked on with. There is one for each CPU and direction: programs of
+/// one direction do not interrupt each other.
+pub fn rx_cpu() -> Option<&'static mut Cpu> {
+    let cpu = RX_CPU.get_ptr_mut(0)?;
+    // SAFETY: the map holds the value as long as the program is loaded, and nobody else uses it while
+    // this CPU runs the program.
+    Some(unsafe { &mut *cpu })
+}
+
+/// The same for packets to clients.
+pub fn tx_cpu() -> Option<&'static mut Cpu> {
+    let cpu = TX_CPU.get_ptr_mut(0)?;
+    // SAFETY: as above.
+    Some(unsafe { &mut *cpu })
+}
+
+/// What opens the records of a flow.
+pub fn flow(key: &FlowKey) -> Option<&'static RxChannel> {
+    let channel = FLOWS.get_ptr(key)?;
+    // SAFETY: values are replaced, never changed, and freed only after the programs that may see them.
+    Some(unsafe { &*channel })
+}
+
+/// How packets of a session are sealed.
+pub fn sender(slot: u32) -> Option<&'static TxSession> {
+    let session = SENDERS.get_ptr(slot)?;
+    // SAFETY: as for flows.
+    Some(unsafe { &*session })
+}
+
+/// The session that an address is leased to.
+pub fn lease(address: &Address) -> Option<u32> {
+    let slot = LEASES.get_ptr(address)?;
+    // SAFETY: as for flows.
+    Some(unsafe { *slot })
+}
+
+/// The session behind which an address lies.
+pub fn network(address: &Address) -> Option<u32> {
+    /// Bits of an address.
+    const WHOLE: u32 = 128;
+    NETWORKS.get(&Key::new(WHOLE, *address)).copied()
+}
+
+/// A session's shared record.
+pub fn shared(slot: u32) -> Option<&'static SessionShared> {
+    let shard = slot / SLOTS_PER_SHARD;
+    SHARED.get_value(shard, &(slot % SLOTS_PER_SHARD))
+}
+
+/// What holds for all packets.
+pub fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// Counts one.
+pub fn count(what: Counted) {
+    add(what, 1);
+}
+
+/// Counts `n`.
+pub fn add(what: Counted, n: u64) {
+    if let Some(counts) = COUNTS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value.
+        let counts = unsafe { &mut *counts };
+        counts.values[what as usize] += n;
+    }
+}
+
+/// Whether `direct` forwarding may send by a device.
+pub fn is_direct(ifindex: u32) -> bool {
+    DEVICES.get_ifindex(ifindex).is_some()
+}
+
+/// Sends the frame by a device of that kind.
+pub fn redirect(ifindex: u32) -> u32 {
+    match DEVICES.redirect(ifindex, u64::from(XDP_DROP)) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// The Ethernet address of a LAN device.
+pub fn mac(ifindex: u32) -> Option<[u8; 6]> {
+    let mac = MACS.get_ptr(ifindex)?;
+    // SAFETY: as for flows.
+    let [a, b, c, d, e, f, ..] = unsafe { *mac };
+    Some([a, b, c, d, e, f])
+}

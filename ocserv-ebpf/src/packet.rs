@@ -1,0 +1,282 @@
+//! Frames and packets, by the kernel's helpers. With `maps` and `cpu` the only unsafe code.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, xdp_md};
+use aya_ebpf::helpers::generated as helpers;
+use ocserv_common::aead::MAX_TEXT;
+use ocserv_common::datagram::{HEAD, Head};
+use ocserv_common::encapsulation::FRONT;
+use ocserv_common::inner::{INNER_HEAD, InnerHead};
+
+use crate::cpu::Cpu;
+
+/// Bytes of a tag.
+pub const TAG: usize = 16;
+/// Bytes of the mark that `xdp_rx` leaves for `tc_deliver` in the frame's metadata.
+const MARK_LEN: usize = 4;
+/// The mark: this frame is an inner packet.
+const MARK: u32 = 0x6f63_7870;
+/// Longest piece that is written at once.
+const MAX_PIECE: usize = FRONT + MAX_TEXT + TAG;
+
+/// A frame as XDP sees it.
+pub struct Frame(pub *mut xdp_md);
+
+/// A packet as TC sees it.
+pub struct Skb(pub *mut __sk_buff);
+
+/// Hides from the compiler what it knows of a number. The verifier has to learn it from the check that
+/// follows, which the compiler would otherwise leave out or tear apart.
+#[inline(always)]
+fn opaque(mut number: u64) -> u64 {
+    // SAFETY: a register is copied to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) number) };
+    number
+}
+
+/// A length between 1 and `most`, in the form that helpers want.
+#[inline(always)]
+fn bounded(len: usize, most: usize) -> Option<u32> {
+    let len = opaque(len as u64);
+    (len != 0 && len <= most as u64).then_some(len as u32)
+}
+
+/// Milliseconds of `CLOCK_MONOTONIC`, as of the last timer interrupt.
+#[inline(always)]
+pub fn now_ms() -> u64 {
+    // SAFETY: a call without arguments.
+    let nanoseconds = unsafe { helpers::bpf_ktime_get_coarse_ns() };
+    nanoseconds / 1_000_000
+}
+
+/// Sum of the 16-bit words of memory, as they lie in it. `len` is a multiple of 4.
+#[inline(always)]
+pub fn sum(from: *mut u8, len: usize) -> Option<u64> {
+    /// The helper's own limit lies above.
+    const MOST: usize = 2048;
+    let len = bounded(len, MOST)?;
+    // SAFETY: the verifier checks that the memory is the program's.
+    let sum = unsafe { helpers::bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), len, 0) };
+    u64::try_from(sum).ok()
+}
+
+/// Asks the routing table. The answer is in `cpu.fib`.
+#[inline(always)]
+fn fib_lookup(context: *mut core::ffi::c_void, cpu: &mut Cpu, flags: u32) -> bool {
+    let fib = &raw mut cpu.fib;
+    let len = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the verifier checks context and memory.
+    unsafe { helpers::bpf_fib_lookup(context, fib, len, flags) == 0 }
+}
+
+impl Frame {
+    /// Its length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        // SAFETY: the kernel's context.
+        let (start, end) = unsafe { ((*self.0).data, (*self.0).data_end) };
+        // Pointers to the verifier, although the context shows them in 32 bits: kept whole.
+        (opaque(u64::from(end)) - opaque(u64::from(start))) as usize
+    }
+
+    /// The device that it came by.
+    #[inline(always)]
+    pub fn ingress(&self) -> u32 {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// Copies the first bytes out.
+    #[inline(always)]
+    pub fn load_head(&self, head: &mut Head, len: usize) -> bool {
+        let len = if len < HEAD { len } else { HEAD };
+        self.load(0, head.as_mut_ptr(), len, HEAD)
+    }
+
+    /// Copies ciphertext or an inner packet out.
+    #[inline(always)]
+    pub fn load_text(&self, offset: usize, to: *mut u8, len: usize) -> bool {
+        self.load(offset, to, len, MAX_TEXT)
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: usize, to: *mut u8, len: usize, most: usize) -> bool {
+        let Some(len) = bounded(len, most) else {
+            return false;
+        };
+        // SAFETY: the kernel checks the frame's bounds, the verifier those of the memory.
+        unsafe { helpers::bpf_xdp_load_bytes(self.0, offset as u32, to.cast(), len) == 0 }
+    }
+
+    /// Copies a tag out.
+    #[inline(always)]
+    pub fn load_tag(&self, offset: usize) -> Option<[u64; 2]> {
+        let mut tag = [0_u64; 2];
+        let to = tag.as_mut_ptr().cast();
+        // SAFETY: as above; the memory has TAG bytes.
+        let result = unsafe { helpers::bpf_xdp_load_bytes(self.0, offset as u32, to, TAG as u32) };
+        (result == 0).then_some(tag)
+    }
+
+    /// Overwrites the beginning.
+    #[inline(always)]
+    pub fn store(&self, from: *mut u8, len: usize) -> bool {
+        let Some(len) = bounded(len, MAX_PIECE) else {
+            return false;
+        };
+        // SAFETY: the kernel checks the frame's bounds, the verifier those of the memory.
+        unsafe { helpers::bpf_xdp_store_bytes(self.0, 0, from.cast(), len) == 0 }
+    }
+
+    /// Cuts `delta` bytes off the beginning, or adds some.
+    #[inline(always)]
+    pub fn adjust_head(&self, delta: i32) -> bool {
+        // SAFETY: the kernel checks the room.
+        unsafe { helpers::bpf_xdp_adjust_head(self.0, delta) == 0 }
+    }
+
+    /// Adds `delta` bytes to the end, or cuts some off.
+    #[inline(always)]
+    pub fn adjust_tail(&self, delta: i32) -> bool {
+        // SAFETY: the kernel checks the room.
+        unsafe { helpers::bpf_xdp_adjust_tail(self.0, delta) == 0 }
+    }
+
+    /// Makes room for the mark. `false`: the driver has none.
+    #[inline(always)]
+    pub fn reserve_mark(&self) -> bool {
+        // SAFETY: the kernel checks the room.
+        unsafe { helpers::bpf_xdp_adjust_meta(self.0, -(MARK_LEN as i32)) == 0 }
+    }
+
+    /// Writes the mark.
+    #[inline(always)]
+    pub fn mark(&self) -> bool {
+        // SAFETY: the kernel's context.
+        let (mark, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        if mark + MARK_LEN > data {
+            return false;
+        }
+        // SAFETY: within the metadata, as just checked.
+        unsafe { (mark as *mut u32).write(MARK) };
+        true
+    }
+
+    /// Asks the routing table.
+    #[inline(always)]
+    pub fn fib_lookup(&self, cpu: &mut Cpu, flags: u32) -> bool {
+        fib_lookup(self.0.cast(), cpu, flags)
+    }
+}
+
+impl Skb {
+    /// Its length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.0).len as usize }
+    }
+
+    /// Whether it stands for several packets.
+    #[inline(always)]
+    pub fn is_super_packet(&self) -> bool {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.0).gso_size != 0 }
+    }
+
+    /// Whether this host made it.
+    #[inline(always)]
+    pub fn is_local(&self) -> bool {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.0).ingress_ifindex == 0 }
+    }
+
+    /// Whether `xdp_rx` marked it.
+    #[inline(always)]
+    pub fn is_marked(&self) -> bool {
+        // SAFETY: the kernel's context.
+        let (mark, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        if mark + MARK_LEN > data {
+            return false;
+        }
+        // SAFETY: within the metadata, as just checked.
+        unsafe { (mark as *const u32).read() == MARK }
+    }
+
+    /// Removes a VLAN tag that the device has already taken out of the frame.
+    #[inline(always)]
+    pub fn drop_vlan(&self) -> bool {
+        // SAFETY: the kernel's context.
+        let is_tagged = unsafe { (*self.0).vlan_present != 0 };
+        // SAFETY: the helper checks the packet.
+        !is_tagged || unsafe { helpers::bpf_skb_vlan_pop(self.0) == 0 }
+    }
+
+    /// Makes the stack compute the inner checksum itself: what the device verified was the outer one.
+    #[inline(always)]
+    pub fn distrust_checksum(&self) {
+        const RESET: u64 = 3;
+        // SAFETY: the helper checks the packet.
+        unsafe { helpers::bpf_csum_level(self.0, RESET) };
+    }
+
+    /// Copies the first bytes out.
+    #[inline(always)]
+    pub fn load_head(&self, head: &mut InnerHead, len: usize) -> bool {
+        let len = if len < INNER_HEAD { len } else { INNER_HEAD };
+        self.load(head.as_mut_ptr(), len, INNER_HEAD)
+    }
+
+    /// Copies the packet out.
+    #[inline(always)]
+    pub fn load_text(&self, to: *mut u8, len: usize) -> bool {
+        self.load(to, len, MAX_TEXT)
+    }
+
+    #[inline(always)]
+    fn load(&self, to: *mut u8, len: usize, most: usize) -> bool {
+        let Some(len) = bounded(len, most) else {
+            return false;
+        };
+        // SAFETY: the kernel checks the packet's bounds, the verifier those of the memory.
+        unsafe { helpers::bpf_skb_load_bytes(self.0.cast(), 0, to.cast(), len) == 0 }
+    }
+
+    /// Overwrites the beginning.
+    #[inline(always)]
+    pub fn store(&self, from: *mut u8, len: usize) -> bool {
+        let Some(len) = bounded(len, MAX_PIECE) else {
+            return false;
+        };
+        // SAFETY: the kernel checks the packet's bounds, the verifier those of the memory.
+        unsafe { helpers::bpf_skb_store_bytes(self.0.cast(), 0, from.cast(), len, 0) == 0 }
+    }
+
+    /// Adds bytes before the packet.
+    #[inline(always)]
+    pub fn grow_head(&self, len: u32) -> bool {
+        // SAFETY: the kernel checks the room.
+        unsafe { helpers::bpf_skb_change_head(self.0, len, 0) == 0 }
+    }
+
+    /// Makes it `len` bytes long, at its end.
+    #[inline(always)]
+    pub fn set_len(&self, len: usize) -> bool {
+        // SAFETY: the kernel checks the room.
+        unsafe { helpers::bpf_skb_change_tail(self.0, len as u32, 0) == 0 }
+    }
+
+    /// Sends it by a device, or as received by it.
+    #[inline(always)]
+    pub fn redirect(&self, ifindex: u32, received: bool) -> i32 {
+        // SAFETY: a call with numbers.
+        unsafe { helpers::bpf_redirect(ifindex, u64::from(received)) as i32 }
+    }
+
+    /// Asks the routing table.
+    #[inline(always)]
+    pub fn fib_lookup(&self, cpu: &mut Cpu, flags: u32) -> bool {
+        fib_lookup(self.0.cast(), cpu, flags)
+    }
+}

@@ -1,0 +1,75 @@
+//! Questions to the host's routing table.
+
+use aya_ebpf::bindings::bpf_fib_lookup;
+use ocserv_common::encapsulation::is_ipv4;
+use ocserv_common::inner::Inner;
+
+use crate::cpu::Cpu;
+
+/// The question is how this host sends, by the device that it names.
+pub const OUTPUT: u32 = 2;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const UDP: u8 = 17;
+
+/// How an inner packet goes on that came in by `ifindex`.
+#[inline(always)]
+pub fn ask_inner(cpu: &mut Cpu, inner: &Inner, ifindex: u32) {
+    let source = inner.source(cpu.inner());
+    let destination = inner.destination(cpu.inner());
+    let fib = &mut cpu.fib;
+    reset(fib, inner.is_ipv4, inner.protocol, inner.total_len, ifindex);
+    set_addresses(fib, inner.is_ipv4, &source, &destination);
+}
+
+/// How a record of `ip_len` bytes with its IP header goes to the client of `cpu.flow` by `ifindex`.
+#[inline(always)]
+pub fn ask_outer(cpu: &mut Cpu, ip_len: usize, tos: u8, ifindex: u32) {
+    let is_ipv4 = is_ipv4(&cpu.flow);
+    let (peer, local) = (cpu.flow.peer, cpu.flow.local);
+    let fib = &mut cpu.fib;
+    reset(fib, is_ipv4, UDP, ip_len, ifindex);
+    if is_ipv4 {
+        fib.__bindgen_anon_2.tos = tos;
+    }
+    fib.sport = u16::from_ne_bytes(cpu.flow.local_port);
+    fib.dport = u16::from_ne_bytes(cpu.flow.peer_port);
+    set_addresses(fib, is_ipv4, &local, &peer);
+}
+
+/// Destination and source of the Ethernet header, from the answer.
+#[inline(always)]
+pub fn macs(fib: &bpf_fib_lookup) -> [u8; 12] {
+    let [a, b, c, d, e, f] = fib.dmac;
+    let [g, h, i, j, k, l] = fib.smac;
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+}
+
+#[inline(always)]
+fn reset(fib: &mut bpf_fib_lookup, is_ipv4: bool, protocol: u8, len: usize, ifindex: u32) {
+    fib.family = if is_ipv4 { AF_INET } else { AF_INET6 };
+    fib.l4_protocol = protocol;
+    fib.sport = 0;
+    fib.dport = 0;
+    fib.__bindgen_anon_1.tot_len = len as u16;
+    fib.ifindex = ifindex;
+    fib.__bindgen_anon_2.flowinfo = 0;
+}
+
+#[inline(always)]
+fn set_addresses(fib: &mut bpf_fib_lookup, is_ipv4: bool, from: &[u8; 16], to: &[u8; 16]) {
+    if is_ipv4 {
+        fib.__bindgen_anon_3.ipv4_src = word(from, 3);
+        fib.__bindgen_anon_4.ipv4_dst = word(to, 3);
+    } else {
+        fib.__bindgen_anon_3.ipv6_src = [word(from, 0), word(from, 1), word(from, 2), word(from, 3)];
+        fib.__bindgen_anon_4.ipv6_dst = [word(to, 0), word(to, 1), word(to, 2), word(to, 3)];
+    }
+}
+
+#[inline(always)]
+fn word(address: &[u8; 16], n: usize) -> u32 {
+    let n = 4 * n;
+    u32::from_ne_bytes([address[n], address[n + 1], address[n + 2], address[n + 3]])
+}

@@ -1,0 +1,272 @@
+//! To a client: find its session, take a number, seal, send.
+//!
+//! Until a number is taken the packet is as it came, and may be left to user space.
+
+use ocserv_common::datagram::{ETHERNET, RECORD_HEADER};
+use ocserv_common::encapsulation::{
+    self, CHECKSUM_START, FRONT, Outgoing, additional_data, front_len, is_ipv4,
+};
+use ocserv_common::inner::Inner;
+use ocserv_common::kernel::{
+    Counted, MAX_INNER, RECORD_OVERHEAD, Settings, TxChannel, TxSession,
+};
+use ocserv_common::session::{ChannelState, SessionShared};
+
+use crate::cipher;
+use crate::cpu::Cpu;
+use crate::maps;
+use crate::packet::{Frame, Skb, TAG, now_ms, sum};
+use crate::route::{self, OUTPUT};
+use crate::verdict::{Step, Verdict};
+
+const UNKNOWN: Verdict = Verdict::Left(Counted::UpSession);
+
+/// Where a packet goes.
+struct Context {
+    session: &'static TxSession,
+    channel: &'static TxChannel,
+    shared: &'static SessionShared,
+    state: &'static ChannelState,
+    now_ms: u64,
+}
+
+/// A sealed record with its headers.
+pub struct Sealed {
+    /// Device to send by.
+    pub ifindex: u32,
+    /// Bytes of all headers before the ciphertext.
+    pub front: usize,
+    /// Bytes of the frame.
+    pub len: usize,
+}
+
+/// Takes a packet that the host sends by the tun device.
+#[inline(always)]
+pub fn send_packet(skb: &Skb) -> Step<u32> {
+    let cpu = maps::tx_cpu().ok_or(Verdict::Pass)?;
+    let settings = maps::settings().ok_or(Verdict::Pass)?;
+    let len = skb.len();
+    if !skb.load_head(cpu.inner(), len) {
+        return Err(Verdict::Pass);
+    }
+    let inner = Inner::parse(cpu.inner(), len).ok_or(Verdict::Left(Counted::UpForm))?;
+    let context = find(cpu, &inner)?;
+    check_length(&context, &inner, settings, skb.is_super_packet())?;
+    if inner.checksum_may_be_open(cpu.inner(), skb.is_local()) {
+        return Err(Verdict::Left(Counted::UpForm));
+    }
+    ask_route(cpu, &context, &inner);
+    if !skb.fib_lookup(cpu, OUTPUT) {
+        return Err(Verdict::Left(Counted::UpRoute));
+    }
+    prepare(cpu, &inner);
+    if !skb.load_text(cpu.inner_ptr(), inner.total_len) {
+        return Err(Verdict::Left(Counted::UpForm));
+    }
+    let sealed = seal(cpu, &context, &inner)?;
+    if !skb.set_len(sealed.len - sealed.front) {
+        return Err(Verdict::Left(Counted::UpRoute));
+    }
+    let grown = skb.grow_head(sealed.front as u32)
+        && skb.store(cpu.front_ptr(sealed.front), sealed.len);
+    if !grown {
+        return Err(Verdict::Drop(Counted::DropFrame));
+    }
+    count(&context, &inner);
+    Ok(sealed.ifindex)
+}
+
+/// Takes a frame that a LAN device received (`xdp-forward = direct`).
+#[inline(always)]
+pub fn send_frame(frame: &Frame) -> Step<u32> {
+    let cpu = maps::tx_cpu().ok_or(Verdict::Pass)?;
+    let settings = maps::settings().ok_or(Verdict::Pass)?;
+    let len = frame.len();
+    if settings.direct == 0 || len <= ETHERNET || !frame.load_head(&mut cpu.head, len) {
+        return Err(Verdict::Pass);
+    }
+    let is_ours = maps::mac(frame.ingress()).is_some_and(|mac| cpu.head[..6] == mac);
+    let is_ip = matches!(cpu.head[12..14], [0x08, 0x00] | [0x86, 0xdd]);
+    if !is_ours || !is_ip {
+        return Err(Verdict::Pass);
+    }
+    let start = *cpu.head[ETHERNET..].first_chunk().ok_or(Verdict::Pass)?;
+    *cpu.inner() = start;
+    let inner = Inner::parse(cpu.inner(), len - ETHERNET).ok_or(Verdict::Pass)?;
+    let context = find(cpu, &inner).map_err(|_| Verdict::Pass)?;
+    check_length(&context, &inner, settings, false)?;
+    if inner.checksum_may_be_open(cpu.inner(), false) {
+        return Err(Verdict::Left(Counted::UpForm));
+    }
+    ask_route(cpu, &context, &inner);
+    if !frame.fib_lookup(cpu, OUTPUT) || !maps::is_direct(cpu.fib.ifindex) {
+        return Err(Verdict::Left(Counted::UpRoute));
+    }
+    prepare(cpu, &inner);
+    if !frame.load_text(ETHERNET, cpu.inner_ptr(), inner.total_len)
+        || !inner.decrement_ttl(cpu.inner())
+    {
+        return Err(Verdict::Left(Counted::UpForm));
+    }
+    let sealed = seal(cpu, &context, &inner)?;
+    let added = sealed.len as i32 - len as i32;
+    let front = sealed.front as i32 - ETHERNET as i32;
+    let grown = frame.adjust_tail(added - front)
+        && frame.adjust_head(-front)
+        && frame.store(cpu.front_ptr(sealed.front), sealed.len);
+    if !grown {
+        return Err(Verdict::Drop(Counted::DropFrame));
+    }
+    count(&context, &inner);
+    maps::count(Counted::TxDirect);
+    Ok(sealed.ifindex)
+}
+
+/// The session of the destination, and the channel to send by.
+#[inline(always)]
+fn find(cpu: &mut Cpu, inner: &Inner) -> Step<Context> {
+    cpu.address = inner.destination(cpu.inner());
+    let slot = match maps::lease(&cpu.address) {
+        Some(slot) => slot,
+        None => maps::network(&cpu.address).ok_or(UNKNOWN)?,
+    };
+    let session = maps::sender(slot).ok_or(UNKNOWN)?;
+    let shared = maps::shared(slot).ok_or(UNKNOWN)?;
+    let now_ms = now_ms();
+    let usable = |channel: &TxChannel, state: &ChannelState| {
+        channel.generation != 0
+            && state.generation() == channel.generation
+            && state.live.usable(now_ms, u64::from(session.silence_ms))
+    };
+    let [first, second] = &session.channels;
+    let [first_state, second_state] = &shared.channels;
+    let newest = if session.newest == 0 {
+        [(first, first_state), (second, second_state)]
+    } else {
+        [(second, second_state), (first, first_state)]
+    };
+    let (channel, state) = if usable(newest[0].0, newest[0].1) {
+        newest[0]
+    } else if usable(newest[1].0, newest[1].1) {
+        newest[1]
+    } else {
+        return Err(UNKNOWN);
+    };
+    Ok(Context {
+        session,
+        channel,
+        shared,
+        state,
+        now_ms,
+    })
+}
+
+/// Long packets are cheaper in user space, and what follows them soon must not overtake them.
+#[inline(always)]
+fn check_length(
+    context: &Context,
+    inner: &Inner,
+    settings: &Settings,
+    is_super_packet: bool,
+) -> Step<()> {
+    let bulk = Verdict::Left(Counted::UpBulk);
+    let len = inner.total_len as u32;
+    let is_long = is_super_packet
+        || len > MAX_INNER
+        || len > context.session.mtu
+        || len + RECORD_OVERHEAD > settings.max_record;
+    if is_long {
+        context.shared.tx_bulk_ms.set(context.now_ms);
+        return Err(bulk);
+    }
+    let since = context.now_ms.wrapping_sub(context.shared.tx_bulk_ms.get());
+    if since < u64::from(settings.bulk_hold_ms) {
+        return Err(bulk);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn ask_route(cpu: &mut Cpu, context: &Context, inner: &Inner) {
+    cpu.flow = context.channel.flow;
+    let ip_len = front_len(is_ipv4(&cpu.flow)) - ETHERNET + 1 + inner.total_len + TAG;
+    route::ask_outer(cpu, ip_len, context.session.tos, context.channel.ifindex);
+}
+
+/// Makes the sheet ready for the packet.
+#[inline(always)]
+fn prepare(cpu: &mut Cpu, inner: &Inner) {
+    let sheet = &mut cpu.sheet;
+    sheet.len = inner.total_len as u32 + 1;
+    sheet.aad_len = RECORD_HEADER as u32;
+    sheet.clear_end();
+    // The type byte: data.
+    sheet.body[2] = 0;
+}
+
+/// Seals what is on the sheet and writes the headers before it.
+#[inline(always)]
+fn seal(cpu: &mut Cpu, context: &Context, inner: &Inner) -> Step<Sealed> {
+    let channel = context.channel;
+    let sequence = context.state.take_tx_seq(1).ok_or(UNKNOWN)?;
+    if context.state.generation() != channel.generation {
+        // The number belongs to other keys.
+        return Err(UNKNOWN);
+    }
+    let text_len = inner.total_len + 1;
+    let sheet = &mut cpu.sheet;
+    sheet.key = channel.key;
+    sheet.nonce = encapsulation::nonce(&channel.iv, channel.epoch, sequence);
+    let [first, second] = additional_data(channel.epoch, sequence, text_len);
+    sheet.body[0] = first;
+    sheet.body[1] = second;
+    if !cipher::seal(&mut cpu.sheet) {
+        return Err(UNKNOWN);
+    }
+    cpu.put_tag(text_len);
+    let length = text_len + TAG;
+    let is_ipv4 = is_ipv4(&cpu.flow);
+    let macs = route::macs(&cpu.fib);
+    let out = Outgoing {
+        flow: &channel.flow,
+        macs: &macs,
+        epoch: channel.epoch,
+        sequence,
+        length,
+        tos: context.session.tos,
+        dont_fragment: context.session.dont_fragment != 0,
+    };
+    encapsulation::write(cpu.front(), &out);
+    if !is_ipv4 {
+        finish_checksum(cpu, length).ok_or(UNKNOWN)?;
+    }
+    let front = front_len(is_ipv4);
+    Ok(Sealed {
+        ifindex: cpu.fib.ifindex,
+        front,
+        len: front + length,
+    })
+}
+
+#[inline(always)]
+fn finish_checksum(cpu: &mut Cpu, length: usize) -> Option<()> {
+    let covered = FRONT - CHECKSUM_START + length;
+    cpu.clear_behind(length);
+    let sum = sum(cpu.front_ptr(FRONT - CHECKSUM_START), covered.next_multiple_of(4))?;
+    let udp_len = 8 + RECORD_HEADER + length;
+    let checksum = encapsulation::udp_checksum(sum, udp_len);
+    encapsulation::set_udp_checksum(cpu.front(), checksum);
+    Some(())
+}
+
+#[inline(always)]
+fn count(context: &Context, inner: &Inner) {
+    let shared = context.shared;
+    if inner.is_activity {
+        shared.last_data_secs.set(context.now_ms / 1000);
+    }
+    shared.tx_packets.add(1);
+    shared.tx_bytes.add(inner.total_len as u64);
+    maps::count(Counted::TxPackets);
+    maps::add(Counted::TxBytes, inner.total_len as u64);
+}
