@@ -13,8 +13,8 @@ use ocserv_daemon::ipc::secmod::{
     SessionState, SignReply, SignRequest,
 };
 use ocserv_proto::control::{
-    BanInfo, Event, EventEnd, LENGTH_LEN, Request, Response, SessionInfo, StatusInfo, UserInfo,
-    encode_request, encode_response,
+    BanInfo, DatapathDevice, DatapathInfo, Event, EventEnd, LENGTH_LEN, ProgramInfo, Request,
+    Response, SessionInfo, StatusInfo, UserInfo, encode_request, encode_response,
 };
 use ocserv_proto::dtls::{ChannelKeys, Cipher};
 use ocserv_proto::secret::Secret;
@@ -123,6 +123,7 @@ fn requests() -> Vec<Request> {
         Request::TerminateSession("h2fkc5".into()),
         Request::UnbanIp(peer().ip()),
         Request::Stop,
+        Request::Datapath,
     ]
 }
 
@@ -177,7 +178,27 @@ fn responses() -> Vec<Response> {
         })),
         terminated,
         Response::Failed("no such user".into()),
+        Response::Datapath(Box::new(datapath())),
     ]
+}
+
+fn datapath() -> DatapathInfo {
+    DatapathInfo {
+        state: "on".into(),
+        forward: "stack".into(),
+        max_record: 512,
+        programs: vec![ProgramInfo {
+            name: "from_client".into(),
+            id: 41,
+        }],
+        devices: vec![DatapathDevice {
+            name: "eth0".into(),
+            role: "wan".into(),
+            mode: "native".into(),
+        }],
+        left: vec![("long record".into(), 3)],
+        ..DatapathInfo::default()
+    }
 }
 
 fn from_gate() -> Vec<FromGate> {

@@ -4,10 +4,14 @@
 //! occtl sends one [`Request`]; the server sends one [`Response`] and closes, except for
 //! [`Request::Events`], which is answered by the users and then by events until a side closes.
 
+mod datapath;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use datapath::{DatapathDevice, DatapathInfo, PathTraffic, ProgramInfo};
 
 /// Largest request, without its length field.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -15,7 +19,8 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 /// Bytes of the length field.
 pub const LENGTH_LEN: usize = 4;
-/// Changes when a message type changes: an occtl of another version is refused, not misread.
+/// Changes when a message type changes: an occtl of another version is refused, not misread. What
+/// is added at the end of [`Request`] or [`Response`] changes none.
 const VERSION: u8 = 1;
 
 /// What occtl asks for.
@@ -61,6 +66,8 @@ pub enum Request {
     Reload,
     /// `stop now`.
     Stop,
+    /// `show datapath`. Answer: [`Response::Datapath`].
+    Datapath,
 }
 
 /// What the server answers.
@@ -89,6 +96,8 @@ pub enum Response {
     },
     /// The command was not carried out; the reason is for people.
     Failed(String),
+    /// To [`Request::Datapath`].
+    Datapath(Box<DatapathInfo>),
 }
 
 /// Values of `show status` (cli.md §4.1). Times are Unix seconds, spans whole seconds unless named.
@@ -419,6 +428,31 @@ mod tests {
             end: Some(end),
         }));
         let message = encode_response(&response).unwrap();
+        assert_eq!(decode_response(&message[4..]), Ok(response));
+    }
+
+    #[test]
+    fn what_was_added_has_the_numbers_behind_the_others() {
+        let stop = encode_request(&Request::Stop).unwrap();
+        assert_eq!(stop, [0, 0, 0, 2, 1, 18]);
+        let request = encode_request(&Request::Datapath).unwrap();
+        assert_eq!(request, [0, 0, 0, 2, 1, 19]);
+        let failed = encode_response(&Response::Failed(String::new())).unwrap();
+        assert_eq!(failed, [0, 0, 0, 3, 1, 7, 0]);
+        let info = DatapathInfo {
+            state: "on".to_owned(),
+            max_record: 512,
+            devices: vec![DatapathDevice {
+                name: "eth0".to_owned(),
+                role: "wan".to_owned(),
+                mode: "tc".to_owned(),
+            }],
+            left: vec![("long".to_owned(), 3)],
+            ..DatapathInfo::default()
+        };
+        let response = Response::Datapath(Box::new(info));
+        let message = encode_response(&response).unwrap();
+        assert_eq!(message[4..6], [1, 8]);
         assert_eq!(decode_response(&message[4..]), Ok(response));
     }
 

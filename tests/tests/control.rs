@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use ocserv_tests::bed::{OTHER_PASSWORD, OTHER_USER, USER};
-use ocserv_tests::{Config, Login, Server, process, scenario, scenario_with_clients, tls, wait};
+use ocserv_tests::{
+    Config, Login, Server, process, scenario, scenario_with_clients, tls, traffic, wait,
+};
 
 /// The value behind `Name:` in a text listing.
 fn field<'a>(listing: &'a str, name: &str) -> Option<&'a str> {
@@ -81,6 +83,40 @@ fn show_user_tells_what_the_client_was_given() {
             json.contains(&format!("\"IPv4\":  \"{}\"", client.address4()?)),
             "{json}"
         );
+        Ok(())
+    });
+}
+
+/// Packets from clients by `show datapath`, whichever path they took.
+fn received(server: &Server) -> Result<u64> {
+    let shown = server.occtl_text(&["show", "datapath"])?;
+    let rows = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("\tRX packets: "));
+    let counts: Vec<u64> = rows.map(str::parse).collect::<Result<_, _>>()?;
+    anyhow::ensure!(counts.len() == 2, "two paths: {shown}");
+    Ok(counts.iter().sum())
+}
+
+#[test]
+fn show_datapath_counts_packets_of_open_and_ended_sessions() {
+    scenario(|bed| {
+        let server = Server::start(bed, &Config::new(bed))?;
+        assert_eq!(received(&server)?, 0);
+        let mut client = Login::new().connect_dtls(bed)?;
+        traffic::transfer_all_ways(bed, &client, 10_000)?;
+        let shown = server.occtl_text(&["show", "datapath"])?;
+        assert_eq!(field(&shown, "Sessions with DTLS"), Some("1"), "{shown}");
+        let open = received(&server)?;
+        assert!(open > 0, "{shown}");
+        client.log_out()?;
+        wait::until_true("the session's end", wait::SHORT, || {
+            let shown = server.occtl_text(&["show", "datapath"]);
+            shown.is_ok_and(|shown| field(&shown, "Sessions with DTLS") == Some("0"))
+        })?;
+        assert!(received(&server)? >= open);
+        let json = server.occtl_text(&["-j", "show", "datapath"])?;
+        assert!(json.contains("\"Sessions with DTLS\":  0"), "{json}");
         Ok(())
     });
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::Gate;
 use super::connection::{Event, is_outer_ipv6};
+use super::dtls;
 use super::settings::{Settings, Vhost};
 use super::tls::{AcceptedTls, Incoming, TlsSession, read_some};
 use super::tunnel::{DtlsStart, TunnelStart};
@@ -231,15 +232,12 @@ fn dtls_ciphers(
     if settings.udp_port == 0 || !settings.dtls_psk || user.no_udp || !client.dtls_psk {
         return Vec::new();
     }
-    let matching = session
-        .cipher()
-        .filter(|_| vhost.config.match_tls_dtls_ciphers);
-    let allowed = &vhost.config.tls_policy.dtls_ciphers;
-    allowed
-        .iter()
-        .copied()
-        .filter(|cipher| matching.is_none_or(|tls| tls == *cipher))
-        .collect()
+    let config = &vhost.config;
+    if config.match_tls_dtls_ciphers {
+        dtls::matching(&config.tls_policy, session.cipher())
+    } else {
+        dtls::preferred(&config.tls_policy, settings.kernel_path)
+    }
 }
 
 fn negotiate(

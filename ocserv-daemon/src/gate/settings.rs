@@ -20,6 +20,8 @@ pub struct Settings {
     pub auth_timeout: Duration,
     /// `dtls-psk`.
     pub dtls_psk: bool,
+    /// The kernel path is on.
+    pub kernel_path: bool,
     /// Most connections at once.
     pub max_connections: usize,
 }
@@ -52,6 +54,7 @@ impl Settings {
             udp_port: setup.udp_port,
             auth_timeout: setup.auth_timeout,
             dtls_psk: setup.dtls_psk,
+            kernel_path: setup.kernel_path,
             max_connections: usize::try_from(setup.max_connections).unwrap_or(usize::MAX),
         })
     }

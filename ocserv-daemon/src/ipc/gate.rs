@@ -184,6 +184,8 @@ pub struct GateSetup {
     pub try_mtu_discovery: bool,
     /// `dtls-psk`.
     pub dtls_psk: bool,
+    /// The kernel path is on: it takes one cipher only.
+    pub kernel_path: bool,
     /// Largest `-d`/`log-level` wanted.
     pub log_level: u8,
     /// Most connections that this gate may hold at once.

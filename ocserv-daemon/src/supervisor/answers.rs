@@ -49,6 +49,7 @@ impl Supervisor {
         };
         match request {
             Request::Status => Response::Status(Box::new(self.status())),
+            Request::Datapath => Response::Datapath(Box::new(self.datapath_info())),
             Request::Users | Request::Events => Response::Users(self.users(|_| true)),
             Request::User(name) => Response::Users(self.users(|c| c.username == name)),
             Request::Id(id) => Response::Users(self.users(|c| c.ticket.conn == ConnId(id))),
@@ -158,7 +159,8 @@ impl Supervisor {
         }
     }
 
-    fn open_tunnels(&self) -> impl Iterator<Item = &Tunnel> {
+    /// Tunnels that are open.
+    pub(super) fn open_tunnels(&self) -> impl Iterator<Item = &Tunnel> {
         self.connections.values().filter_map(|c| c.tunnel.as_ref())
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::scripts::{self, Hook, ScriptContext};
 use super::state::Tunnel;
-use super::{Supervisor, opening};
+use super::{Supervisor, datapath_info, opening};
 use crate::ipc::dataplane::ToDataplane;
 use crate::ipc::gate::{EndReason, ToGate};
 use crate::ipc::ids::{ConnId, SessionName};
@@ -102,7 +102,8 @@ impl Supervisor {
         let ticket = connection.ticket.clone();
         self.tell_dataplane(ToDataplane::SessionRemoved { slot: tunnel.slot });
         let shared = &self.shared[tunnel.slot.0 as usize];
-        let (rx, tx) = (shared.rx_bytes.get(), shared.tx_bytes.get());
+        let traffic = datapath_info::traffic(shared);
+        let (rx, tx) = (traffic.rx_bytes, traffic.tx_bytes);
         tracing::info!(
             user = %tunnel.username,
             remote = %ticket.remote,
@@ -115,7 +116,7 @@ impl Supervisor {
             self.network.remove_route(address, prefix).await;
         }
         self.close_in_background(tunnel.name.clone(), tunnel.settings.iroute.clone(), context);
-        self.stats.session_ended(reason, lasted, rx, tx);
+        self.stats.session_ended(reason, lasted, traffic);
         if self.config.use_utmp {
             opening::record_use(&self.device, &tunnel, ticket.remote.ip(), false);
         }

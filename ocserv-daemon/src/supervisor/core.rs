@@ -125,6 +125,8 @@ pub struct Supervisor {
     pub(super) traceable: bool,
     pub(super) threads: usize,
     pub(super) udp_port: u16,
+    /// Packets may pass inside the kernel.
+    pub(super) kernel_path_on: bool,
     pub(super) ticket_key: Secret,
 
     pub(super) events: mpsc::Sender<Event>,

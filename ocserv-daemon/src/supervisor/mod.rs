@@ -8,6 +8,7 @@ mod check;
 mod closing;
 pub mod control;
 mod core;
+mod datapath_info;
 mod dataplane_link;
 pub mod events;
 mod gates;

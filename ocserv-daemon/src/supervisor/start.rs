@@ -231,6 +231,7 @@ fn build(
         traceable: launch.traceable,
         threads,
         udp_port,
+        kernel_path_on: false,
         ticket_key: Secret::new(key),
         events,
         listeners,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ocserv_proto::control::PeriodInfo;
+use ocserv_proto::control::{PathTraffic, PeriodInfo};
 
 use crate::ipc::gate::EndReason;
 
@@ -32,6 +32,7 @@ pub struct Stats {
     period: Period,
     total_sessions: u64,
     total_auth_failures: u64,
+    ended_traffic: PathTraffic,
     mtu: Option<(u16, u16)>,
 }
 
@@ -44,6 +45,7 @@ impl Stats {
             period: Period::default(),
             total_sessions: 0,
             total_auth_failures: 0,
+            ended_traffic: PathTraffic::default(),
             mtu: None,
         }
     }
@@ -67,8 +69,8 @@ impl Stats {
         self.mtu = Some((min.min(mtu), max.max(mtu)));
     }
 
-    /// A tunnel ended after `lasted`; the byte counts are those of this connection.
-    pub fn session_ended(&mut self, reason: EndReason, lasted: Duration, rx: u64, tx: u64) {
+    /// A tunnel ended after `lasted`; the traffic is that of this connection.
+    pub fn session_ended(&mut self, reason: EndReason, lasted: Duration, traffic: PathTraffic) {
         let period = &mut self.period;
         self.total_sessions += 1;
         period.sessions += 1;
@@ -80,8 +82,9 @@ impl Stats {
         }
         period.session_time = period.session_time.saturating_add(lasted);
         period.max_session_time = period.max_session_time.max(lasted);
-        period.rx_bytes = period.rx_bytes.saturating_add(rx);
-        period.tx_bytes = period.tx_bytes.saturating_add(tx);
+        period.rx_bytes = period.rx_bytes.saturating_add(traffic.rx_bytes);
+        period.tx_bytes = period.tx_bytes.saturating_add(traffic.tx_bytes);
+        self.ended_traffic += traffic;
     }
 
     /// Begins a new period when the old one is over; returns the old one then, for the log.
@@ -130,6 +133,11 @@ impl Stats {
         self.total_auth_failures
     }
 
+    /// Traffic of the sessions that ended since the start.
+    pub fn ended_traffic(&self) -> PathTraffic {
+        self.ended_traffic
+    }
+
     /// Smallest and largest MTU of the period; `(0, 0)` without a tunnel.
     pub fn mtu_range(&self) -> (u16, u16) {
         self.mtu.unwrap_or_default()
@@ -148,6 +156,16 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    /// One packet of so many bytes each way.
+    fn traffic(rx_bytes: u64, tx_bytes: u64) -> PathTraffic {
+        PathTraffic {
+            rx_packets: 1,
+            rx_bytes,
+            tx_packets: 1,
+            tx_bytes,
+        }
+    }
+
     #[test]
     fn sessions_and_logins_add_up() {
         let start = UNIX_EPOCH + secs(1000);
@@ -157,10 +175,10 @@ mod tests {
         stats.auth_succeeded(secs(6));
         stats.mtu_negotiated(1400);
         stats.mtu_negotiated(1300);
-        stats.session_ended(EndReason::UserDisconnect, secs(10), 100, 200);
-        stats.session_ended(EndReason::IdleTimeout, secs(21), 1, 2);
-        stats.session_ended(EndReason::SessionTimeout, secs(1), 0, 0);
-        stats.session_ended(EndReason::Error, secs(0), 0, 0);
+        stats.session_ended(EndReason::UserDisconnect, secs(10), traffic(100, 200));
+        stats.session_ended(EndReason::IdleTimeout, secs(21), traffic(1, 2));
+        stats.session_ended(EndReason::SessionTimeout, secs(1), traffic(0, 0));
+        stats.session_ended(EndReason::Error, secs(0), traffic(0, 0));
         let expected = PeriodInfo {
             since: 1000,
             sessions_handled: 4,
@@ -189,7 +207,7 @@ mod tests {
         let start = UNIX_EPOCH + secs(1000);
         let mut stats = Stats::new(secs(60), start);
         stats.auth_failed();
-        stats.session_ended(EndReason::UserDisconnect, secs(10), 100, 200);
+        stats.session_ended(EndReason::UserDisconnect, secs(10), traffic(100, 200));
         assert_eq!(stats.reset_if_due(start + secs(59)), None);
         let ended = stats.reset_if_due(start + secs(60)).unwrap();
         assert_eq!((ended.sessions_handled, ended.auth_failures), (1, 1));
@@ -204,5 +222,13 @@ mod tests {
             (stats.total_sessions(), stats.total_auth_failures()),
             (1, 1)
         );
+        stats.session_ended(EndReason::UserDisconnect, secs(10), traffic(1, 2));
+        let ended = PathTraffic {
+            rx_packets: 2,
+            rx_bytes: 101,
+            tx_packets: 2,
+            tx_bytes: 202,
+        };
+        assert_eq!(stats.ended_traffic(), ended);
     }
 }

@@ -7,7 +7,7 @@ use super::draft::{DEFAULT_PRIORITIES, VhostDraft};
 use super::error::{ConfigError, Message};
 use super::priorities;
 use super::read::Environment;
-use super::types::{Config, VhostConfig};
+use super::types::{Config, VhostConfig, XdpForward};
 use super::value::Read;
 
 /// Smallest `no-compress-limit`.
@@ -47,6 +47,17 @@ pub(super) fn check_global(
         return missing("device", "device = vpns");
     }
     Ok(())
+}
+
+/// Keys without effect because of others.
+pub(super) fn idle_keys(config: &Config, default: &VhostDraft, source: &str) -> Option<Message> {
+    let key = "xdp-lan-interface";
+    let idle = !config.xdp_lan_interfaces.is_empty() && config.xdp_forward != XdpForward::Direct;
+    idle.then(|| {
+        let place = default.place(source, &[key]);
+        let why = "has a meaning only with 'xdp-forward = direct'";
+        Message::warning(format!("{place}: '{key}': {why}"))
+    })
 }
 
 /// One vhost, with its draft for the places of its keys.

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ocserv_common::kernel;
+
 use super::auth::AuthMethod;
 use super::error::Place;
 use super::priorities::TlsPolicy;
 use super::supplemental::SupplementalConfig;
-use super::types::{Config, RekeyMethod, VhostConfig};
+use super::types::{Config, RekeyMethod, VhostConfig, XdpForward, XdpMode};
 use super::user::UserConfig;
 
 /// `tls-priorities` where the file gives none.
@@ -252,5 +254,10 @@ pub(super) fn default_config() -> Config {
         try_mtu_discovery: false,
         dtls_psk: true,
         compression_algo_priority: Vec::new(),
+        xdp: XdpMode::Auto,
+        xdp_interfaces: Vec::new(),
+        xdp_forward: XdpForward::Stack,
+        xdp_lan_interfaces: Vec::new(),
+        xdp_max_record: kernel::DEFAULT_MAX_RECORD,
     }
 }

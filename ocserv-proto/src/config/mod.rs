@@ -29,6 +29,6 @@ pub use keys::{LaterKey, later_keys};
 pub use priorities::{Cipher, Group, TlsPolicy};
 pub use read::{Environment, Parsed, parse, parse_in};
 pub use supplemental::SupplementalConfig;
-pub use types::{Config, Kkdcp, RekeyMethod, SelectGroup, VhostConfig};
+pub use types::{Config, Kkdcp, RekeyMethod, SelectGroup, VhostConfig, XdpForward, XdpMode};
 pub use user::UserConfig;
 pub use values::{NetPriority, PortProtocol, PortRule, PortRules, Route};

@@ -197,6 +197,8 @@ impl Reader<'_> {
         }
         checks::derive_global(&mut self.config);
         checks::check_global(&self.config, &self.vhosts[0], self.source, environment)?;
+        let idle = checks::idle_keys(&self.config, &self.vhosts[0], self.source);
+        self.messages.extend(idle);
         for vhost in &mut self.vhosts {
             checks::check_vhost(&self.config, vhost, self.source, &mut self.messages)?;
         }

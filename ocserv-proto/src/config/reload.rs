@@ -44,6 +44,11 @@ impl Config {
             syslog_facility => "syslog-facility",
             server_stats_reset_time => "server-stats-reset-time",
             debug_no_secmod_stats => "debug-no-secmod-stats",
+            xdp => "xdp",
+            xdp_interfaces => "xdp-interface",
+            xdp_forward => "xdp-forward",
+            xdp_lan_interfaces => "xdp-lan-interface",
+            xdp_max_record => "xdp-max-record",
         );
         for vhost in &mut self.vhosts {
             if let Some(old) = old

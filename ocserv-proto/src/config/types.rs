@@ -107,6 +107,17 @@ pub struct Config {
     pub dtls_psk: bool,
     /// Algorithms, best first.
     pub compression_algo_priority: Vec<String>,
+
+    /// Where the path inside the kernel begins.
+    pub xdp: XdpMode,
+    /// Devices that it watches; empty: those that own the listening addresses.
+    pub xdp_interfaces: Vec<String>,
+    /// Where it passes inner packets to.
+    pub xdp_forward: XdpForward,
+    /// Devices of the networks behind the gateway, for [`XdpForward::Direct`].
+    pub xdp_lan_interfaces: Vec<String>,
+    /// Largest record that it takes, header included, bytes; larger ones go to user space.
+    pub xdp_max_record: u32,
 }
 
 /// Settings of one virtual host (scopes V, V! and, in `user`, VU).
@@ -250,6 +261,30 @@ impl VhostConfig {
             ..self.clone()
         }
     }
+}
+
+/// `xdp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XdpMode {
+    /// The best that the kernel and the device allow, at worst none.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// Behind the driver, which works with every device.
+    Generic,
+    /// Not at all: packets pass through user space.
+    Off,
+}
+
+/// `xdp-forward`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XdpForward {
+    /// To the tun device, so that the host's firewall, NAT and accounting see them.
+    #[default]
+    Stack,
+    /// From device to device, past the rules of the host.
+    Direct,
 }
 
 /// `rekey-method`.

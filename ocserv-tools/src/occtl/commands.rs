@@ -21,6 +21,8 @@ pub enum Action {
     Reload,
     /// `show status`.
     Status,
+    /// `show datapath`.
+    Datapath,
     /// `show users`.
     Users,
     /// `show ip bans`.
@@ -107,7 +109,7 @@ use Listing::{CommandLine, Hidden, Interactive};
 
 /// The order decides between names that are prefixes of each other.
 #[rustfmt::skip]
-pub const COMMANDS: [Command; 26] = [
+pub const COMMANDS: [Command; 27] = [
     entry("disconnect user", Value("[NAME]"), "Disconnect the specified user", CommandLine, Action::DisconnectUser),
     entry("disconnect id", Value("[ID]"), "Disconnect the specified ID", CommandLine, Action::DisconnectId),
     entry("terminate user", Value("[NAME]"), "Disconnect user and invalidate session cookies", CommandLine, Action::TerminateUser),
@@ -116,6 +118,7 @@ pub const COMMANDS: [Command; 26] = [
     entry("unban ip", Value("[IP]"), "Unban the specified IP", CommandLine, Action::UnbanIp),
     entry("reload", NoArgument, "Reloads the server configuration", CommandLine, Action::Reload),
     entry("show status", NoArgument, "Prints the status and statistics of the server", CommandLine, Action::Status),
+    entry("show datapath", NoArgument, "Prints the paths that packets take and their statistics", CommandLine, Action::Datapath),
     entry("show users", NoArgument, "Prints the connected users", CommandLine, Action::Users),
     entry("show ip bans", NoArgument, "Prints the banned IP addresses", CommandLine, Action::IpBans),
     entry("show ip ban points", NoArgument, "Prints all the known IP addresses which have points", CommandLine, Action::IpBanPoints),
@@ -214,6 +217,7 @@ mod tests {
         assert_eq!(run("SHOW USERS extra"), (Action::Users, String::new()));
         assert_eq!(run("  show   users "), (Action::Users, String::new()));
         assert_eq!(run("show statusx"), (Action::Status, String::new()));
+        assert_eq!(run("show datapath"), (Action::Datapath, String::new()));
         assert_eq!(run("show user test"), (Action::User, "test".to_owned()));
         assert_eq!(
             run("disconnect userx"),
@@ -249,7 +253,7 @@ mod tests {
 
     #[test]
     fn help_lists_as_measured() {
-        // Output of the reference, version 1.1.6, with the three lines of 1.4.2.
+        // Output of the reference, version 1.1.6, with the three lines of 1.4.2 and our own one.
         let expected = concat!(
             "Available Commands\n",
             " disconnect user [NAME]\tDisconnect the specified user\n",
@@ -260,6 +264,7 @@ mod tests {
             "     unban ip [IP]\tUnban the specified IP\n",
             "           reload\tReloads the server configuration\n",
             "      show status\tPrints the status and statistics of the server\n",
+            "    show datapath\tPrints the paths that packets take and their statistics\n",
             "       show users\tPrints the connected users\n",
             "     show ip bans\tPrints the banned IP addresses\n",
             " show ip ban points\tPrints all the known IP addresses which have points\n",

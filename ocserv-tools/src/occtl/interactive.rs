@@ -136,6 +136,7 @@ mod tests {
             candidates("show ip", values),
             ["show ip ban points", "show ip bans"]
         );
+        assert_eq!(candidates("show d", values), ["show datapath"]);
         assert_eq!(candidates("show user te", values), ["show user test"]);
         assert_eq!(
             candidates("show user ", values),

@@ -37,6 +37,26 @@ impl Object {
         self
     }
 
+    /// A list of objects, in one line; an empty one is written.
+    pub fn objects(&mut self, key: &str, values: &[Object]) -> &mut Self {
+        let values: Vec<String> = values.iter().map(Self::inline).collect();
+        self.members
+            .push(format!("    {}:\t[{}]", quoted(key), values.join(", ")));
+        self
+    }
+
+    /// An object, in one line; an empty one is written.
+    pub fn object(&mut self, key: &str, value: &Object) -> &mut Self {
+        self.members
+            .push(format!("    {}:\t{}", quoted(key), value.inline()));
+        self
+    }
+
+    fn inline(&self) -> String {
+        let members: Vec<&str> = self.members.iter().map(|member| member.trim()).collect();
+        format!("{{{}}}", members.join(", "))
+    }
+
     /// The object, with a line break at its end.
     pub fn finish(&self) -> String {
         format!("  {{\n{}\n  }}\n", self.members.join(",\n"))

@@ -4,6 +4,7 @@
 mod bans;
 mod commands;
 mod connection;
+mod datapath;
 mod events;
 mod format;
 mod interactive;

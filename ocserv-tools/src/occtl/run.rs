@@ -10,7 +10,7 @@ use super::commands::{self, Action, Found, Listing};
 use super::connection::{AskError, Connection, ask};
 use super::format::Clock;
 use super::options::Options;
-use super::{bans, events, sessions, status, users};
+use super::{bans, datapath, events, sessions, status, users};
 
 /// Exit status of `show user` and `show id` without a match.
 const NO_MATCH: u8 = 2;
@@ -69,6 +69,7 @@ impl Session {
                 (0, String::new())
             }
             Action::Status => self.status(),
+            Action::Datapath => self.datapath(),
             Action::Users => self.users(&Request::Users, users::table),
             Action::User => self.one_user(&Request::User(value.to_owned())),
             Action::Id => match value.parse() {
@@ -197,6 +198,15 @@ impl Session {
             Ok(Response::Status(info)) => (0, status::text(&info, self.debug, &clock)),
             Err(error @ AskError::Connect(_)) => complain(&error),
             Ok(_) | Err(AskError::Answer) => (1, status::offline(self.json)),
+        }
+    }
+
+    fn datapath(&self) -> Outcome {
+        match self.ask(&Request::Datapath) {
+            Ok(Response::Datapath(info)) if self.json => (0, datapath::json(&info)),
+            Ok(Response::Datapath(info)) => (0, datapath::text(&info)),
+            Ok(other) => unexpected(other),
+            Err(error) => complain(&error),
         }
     }
 

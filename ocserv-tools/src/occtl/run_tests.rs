@@ -139,6 +139,29 @@ fn missing_users_and_sessions_have_their_status() {
 }
 
 #[test]
+fn the_datapath_is_shown_in_both_forms() {
+    use ocserv_proto::control::DatapathInfo;
+    let answer = || {
+        Some(Response::Datapath(Box::new(DatapathInfo {
+            state: "off".to_owned(),
+            ..DatapathInfo::default()
+        })))
+    };
+    let (code, text, request) = run("show datapath", false, answer());
+    assert_eq!((code, request), (0, Request::Datapath));
+    assert!(text.starts_with("General info:\n\tState: off\n"), "{text}");
+    let (code, json, _) = run("show datapath", true, answer());
+    assert_eq!(code, 0);
+    assert!(
+        json.starts_with("  {\n    \"State\":  \"off\",\n"),
+        "{json}"
+    );
+    let none = (1, String::new(), Request::Datapath);
+    assert_eq!(run("show datapath", false, failed()), none);
+    assert_eq!(run("show datapath", true, None), none);
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_offline() {
     let (code, text, _) = run("show status", true, None);
     assert_eq!(

@@ -5,6 +5,7 @@
 //! them. Later it is kept for a while, because the client repeats its own last flight when ours was
 //! lost.
 
+mod ciphers;
 mod context;
 mod handshake;
 
@@ -20,6 +21,7 @@ use ocserv_proto::dtls::record::{ContentType, RecordHeader};
 use ocserv_proto::dtls::{self, ChannelKeys, hello};
 use ocserv_proto::secret::Secret;
 
+pub use ciphers::{matching, preferred};
 pub use context::DtlsContext;
 use handshake::{Handshake, Progress, records};
 

@@ -117,6 +117,27 @@ fn handshake(
 }
 
 #[test]
+fn of_the_ciphers_that_a_client_offers_the_servers_first_is_taken() {
+    let kernel = [
+        Cipher::Chacha20Poly1305,
+        Cipher::Aes256Gcm,
+        Cipher::Aes128Gcm,
+    ];
+    let (long, short) = ("PSK-AES256-GCM-SHA384", "PSK-AES128-GCM-SHA256");
+    let all = format!("{long}:PSK-CHACHA20-POLY1305:{short}");
+    let without = format!("{short}:{long}");
+    for (order, offer, expected) in [
+        (kernel, &all, dtls::Cipher::ChaCha20Poly1305),
+        (ALL, &all, dtls::Cipher::Aes256Gcm),
+        (kernel, &without, dtls::Cipher::Aes256Gcm),
+    ] {
+        let (mut server, mut client) = (server(&order), client(PSK, offer));
+        let (_, keys) = handshake(&mut server, &mut client, Now::ZERO);
+        assert_eq!(keys.cipher, expected, "{offer}");
+    }
+}
+
+#[test]
 fn both_sides_end_with_the_same_keys_for_each_cipher() {
     let names = [
         (Cipher::Aes256Gcm, "PSK-AES256-GCM-SHA384", 0x00a9),

@@ -287,6 +287,7 @@ fn setup(keys: &[TestKey], extra: &str) -> GateSetup {
         auth_timeout: config.auth_timeout,
         try_mtu_discovery: false,
         dtls_psk: true,
+        kernel_path: false,
         log_level: 0,
         max_connections: 100,
     }

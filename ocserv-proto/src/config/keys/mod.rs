@@ -3,6 +3,7 @@
 //! It alone decides what a file may contain; [`later_keys`] lists what it accepts without effect.
 
 mod auth_keys;
+mod datapath;
 mod global;
 mod user;
 mod vhost;
@@ -61,9 +62,15 @@ pub struct Key {
 
 /// All keys of the main and the per-user files.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    [global::KEYS, auth_keys::KEYS, vhost::KEYS, user::KEYS]
-        .into_iter()
-        .flatten()
+    [
+        global::KEYS,
+        datapath::KEYS,
+        auth_keys::KEYS,
+        vhost::KEYS,
+        user::KEYS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The row of `name`; names are case sensitive.

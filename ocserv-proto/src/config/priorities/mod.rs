@@ -16,6 +16,9 @@ pub struct TlsPolicy {
     pub ciphers: Vec<Cipher>,
     /// Ciphers of DTLS 1.2 with PSK, best first; empty: no DTLS.
     pub dtls_ciphers: Vec<Cipher>,
+    /// The string adds ciphers by name, so that their order is the administrator's wish and not
+    /// only that of a keyword.
+    pub ciphers_named: bool,
     /// Key exchange groups, best first.
     pub groups: Vec<Group>,
     /// TLS 1.2 suites ECDHE_RSA are on.
@@ -136,6 +139,7 @@ struct State {
     selected: Vec<&'static str>,
     /// Older TLS versions that the string switched on.
     old_versions: Vec<String>,
+    ciphers_named: bool,
     server_precedence: bool,
     tickets: bool,
     min_rsa_bits: u32,
@@ -174,7 +178,10 @@ impl State {
             return Ok(());
         }
         match items::find(name).ok_or_else(bad)? {
-            Item::Served(item) => self.change(add, &[item]),
+            Item::Served(item) => {
+                self.ciphers_named |= add && items::category(item) == Category::Cipher;
+                self.change(add, &[item]);
+            }
             Item::All(category) => self.change_all(add, category),
             Item::Unserved(Category::Version, version) => self.old_version(add, version, word),
             Item::Unserved(category, _) => self.unserved(add, category, word),
@@ -195,8 +202,10 @@ impl State {
     fn change_all(&mut self, add: bool, category: Category) {
         let items: Vec<_> = items::served(category).collect();
         self.change(add, &items);
-        if category == Category::Version && !add {
-            self.old_versions.clear();
+        match category {
+            Category::Version if !add => self.old_versions.clear(),
+            Category::Cipher if !add => self.ciphers_named = false,
+            _ => {}
         }
     }
 
@@ -239,6 +248,7 @@ impl State {
             tls13: self.has("VERS-TLS1.3"),
             dtls_ciphers: ciphers.clone(),
             ciphers,
+            ciphers_named: self.ciphers_named,
             groups: self
                 .names(Category::Group)
                 .filter_map(items::group)

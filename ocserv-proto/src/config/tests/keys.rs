@@ -33,8 +33,15 @@ VU client-bypass-protocol deny-roaming dns dpd idle-timeout ipv4-dns ipv6-dns ip
 U iroute explicit-ipv4 explicit-ipv6 hostname
 ";
 
-/// Our own addition.
-const OWN: [&str; 1] = ["sessions-per-gate"];
+/// Our own additions.
+const OWN: [&str; 6] = [
+    "sessions-per-gate",
+    "xdp",
+    "xdp-interface",
+    "xdp-forward",
+    "xdp-lan-interface",
+    "xdp-max-record",
+];
 
 #[test]
 fn the_table_has_exactly_the_sheets_keys() {

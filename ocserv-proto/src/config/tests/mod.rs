@@ -1,6 +1,7 @@
 //! Table-driven tests; comments name the row of config.md.
 
 mod checks;
+mod datapath;
 mod keys;
 mod methods;
 mod priorities;

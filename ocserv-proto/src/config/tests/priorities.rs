@@ -108,6 +108,30 @@ fn items_change_the_lists() {
 }
 
 #[test]
+fn ciphers_by_name_are_a_wish() {
+    for text in [
+        "NORMAL",
+        "PERFORMANCE:%SERVER_PRECEDENCE",
+        "SECURE256:+SECURE128",
+        "@SYSTEM",
+        "NORMAL:-AES-256-GCM:-CHACHA20-POLY1305",
+        "NORMAL:-CIPHER-ALL:+CIPHER-ALL",
+        "NORMAL:+AES-128-GCM:-CIPHER-ALL:+CIPHER-ALL",
+        "NORMAL:+AES-256-CBC:+GROUP-X25519",
+    ] {
+        assert!(!policy(text).ciphers_named, "{text}");
+    }
+    for text in [
+        "NORMAL:-CIPHER-ALL:+AES-256-GCM:+CHACHA20-POLY1305",
+        "NORMAL:-AES-256-GCM:+AES-256-GCM",
+        "NORMAL:+aes-128-gcm",
+        "NONE:+VERS-TLS-ALL:+AES-128-GCM:+ECDHE-RSA:+AEAD:+SIGN-ALL:+GROUP-ALL",
+    ] {
+        assert!(policy(text).ciphers_named, "{text}");
+    }
+}
+
+#[test]
 fn options() {
     assert!(!policy("NORMAL:%NO_TICKETS").tickets);
     for (name, bits) in [

@@ -1,0 +1,150 @@
+//! Keys of the path inside the kernel.
+
+use ocserv_common::kernel::MAX_RECORD;
+
+use super::{config, error, messages, warnings};
+use crate::config::keys::{self, Scope};
+use crate::config::{Config, XdpForward, XdpMode};
+
+#[test]
+fn defaults() {
+    let c = config("");
+    assert_eq!((c.xdp, c.xdp_forward), (XdpMode::Auto, XdpForward::Stack));
+    assert!(c.xdp_interfaces.is_empty() && c.xdp_lan_interfaces.is_empty());
+    assert_eq!(c.xdp_max_record, 512);
+}
+
+#[test]
+fn values() {
+    for (text, expected) in [
+        ("auto", XdpMode::Auto),
+        ("native", XdpMode::Native),
+        ("\"Generic\"", XdpMode::Generic),
+        ("OFF", XdpMode::Off),
+    ] {
+        assert_eq!(config(&format!("xdp = {text}")).xdp, expected, "{text}");
+    }
+    let c = config(
+        "xdp-interface = eth0\nxdp-interface = abcdefghijklmno\nxdp-interface = eth0\n\
+         xdp-forward = Direct\nxdp-lan-interface = eth1.7\nxdp-lan-interface = br-lan\n\
+         xdp-max-record = 43",
+    );
+    assert_eq!(c.xdp_interfaces, ["eth0", "abcdefghijklmno"]);
+    assert_eq!(c.xdp_forward, XdpForward::Direct);
+    assert_eq!(c.xdp_lan_interfaces, ["eth1.7", "br-lan"]);
+    assert_eq!(c.xdp_max_record, 43);
+    let largest = format!("xdp-max-record = {MAX_RECORD}");
+    assert_eq!(config(&largest).xdp_max_record, MAX_RECORD);
+    assert_eq!(warnings(&largest), [""; 0]);
+}
+
+#[test]
+fn what_is_wrong_ends_the_start() {
+    for (line, first, remedy) in [
+        (
+            "xdp = on",
+            "error: unknown xdp mode 'on'",
+            "use one of auto, native, generic, off",
+        ),
+        (
+            "xdp =",
+            "error: unknown xdp mode ''",
+            "use one of auto, native, generic, off",
+        ),
+        (
+            "xdp-forward = bridge",
+            "error: unknown xdp-forward 'bridge'",
+            "use one of stack, direct",
+        ),
+        (
+            "xdp-max-record = 42",
+            "error: 'xdp-max-record': '42' is not a size of records",
+            "give 'auto' or a number from 43 to 1530",
+        ),
+        (
+            "xdp-max-record = 512 bytes",
+            "error: 'xdp-max-record': '512 bytes' is not a size of records",
+            "give 'auto' or a number from 43 to 1530",
+        ),
+    ] {
+        assert_eq!(error(line), format!("{first}\n  t.conf:9: {remedy}"));
+    }
+}
+
+#[test]
+fn interface_names_are_the_kernels() {
+    for key in ["xdp-interface", "xdp-lan-interface"] {
+        for name in [
+            "",
+            "abcdefghijklmnop",
+            "a/b",
+            "a b",
+            "a\tb",
+            "eth0:1",
+            "..",
+            "ü2345678901234x",
+        ] {
+            let expected = format!(
+                "error: '{key}': '{name}' cannot be the name of a network device\n  \
+                 t.conf:9: give a name of at most 15 bytes, e.g. 'eth0'"
+            );
+            assert_eq!(error(&format!("{key} = {name}")), expected);
+        }
+    }
+}
+
+#[test]
+fn sizes_of_records_are_cut_and_told() {
+    for text in ["1531", "99999999999999999999999"] {
+        let line = format!("xdp-max-record = {text}");
+        assert_eq!(config(&line).xdp_max_record, 1530, "{text}");
+        let [warning] = &warnings(&line)[..] else {
+            panic!("{text}");
+        };
+        let end = "is out of range, 1530 is used";
+        assert!(warning.starts_with("warning: t.conf:9: 'xdp-max-record': "));
+        assert!(warning.ends_with(end), "{warning}");
+    }
+    let auto = "xdp-max-record = auto";
+    assert_eq!(config(auto).xdp_max_record, 512);
+    let note = "note: t.conf:9: 'xdp-max-record': the limit of this machine is not measured yet; \
+                512 is used";
+    assert!(messages(auto).contains(&note.to_owned()));
+    assert_eq!(warnings(auto), [""; 0]);
+}
+
+#[test]
+fn devices_of_the_lan_need_direct() {
+    let lan = "xdp-lan-interface = eth1";
+    let warning = "warning: t.conf:9: 'xdp-lan-interface': has a meaning only with \
+                   'xdp-forward = direct'";
+    assert_eq!(warnings(lan), [warning]);
+    assert_eq!(warnings(&format!("{lan}\nxdp-forward = stack")), [warning]);
+    assert_eq!(warnings(&format!("{lan}\nxdp-forward = direct")), [""; 0]);
+}
+
+#[test]
+fn they_are_global_and_fixed_at_start() {
+    let names = [
+        "xdp",
+        "xdp-interface",
+        "xdp-forward",
+        "xdp-lan-interface",
+        "xdp-max-record",
+    ];
+    for name in names {
+        let key = keys::find(name).unwrap();
+        assert_eq!(key.scope, Scope::GlobalFixed, "{name}");
+        let text = error(&format!("[vhost:a.example]\n{name} = auto"));
+        let first = format!("error: '{name}' cannot be set inside a virtual host section");
+        assert_eq!(text.lines().next(), Some(&*first));
+    }
+    let old = config("");
+    let mut new = config(
+        "xdp = off\nxdp-interface = eth0\nxdp-forward = direct\nxdp-lan-interface = eth1\n\
+         xdp-max-record = 600",
+    );
+    assert_eq!(Config::changed_fixed_keys(&old, &new), names);
+    new.keep_fixed_keys(&old);
+    assert_eq!(new, old);
+}
