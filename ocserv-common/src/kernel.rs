@@ -3,15 +3,15 @@
 //! | Map | Key | Value | Written by |
 //! |---|---|---|---|
 //! | `SHARED` | slot / [`SLOTS_PER_SHARD`], slot % it | `session::SessionShared` | all |
-//! | `FLOWS` | [`FlowKey`] | [`RxChannel`] | supervisor |
+//! | `KEYS` | likewise | [`SessionKeys`] | supervisor |
+//! | `FLOWS` | [`FlowKey`] | [`flow_target`] | supervisor |
 //! | `LEASES` | [`Address`] | slot | supervisor |
 //! | `NETWORKS` | prefix length, [`Address`] | slot | supervisor |
-//! | `SENDERS` | slot | [`TxSession`] | supervisor |
 //! | `SETTINGS` | 0 | [`Settings`] | supervisor |
 //! | `COUNTS` | 0 | [`Counts`] of each CPU | programs |
 //!
-//! Values are replaced whole. A value stands for one generation of keys; a program uses it only while
-//! the session's shared record stands for the same (`ChannelState::generation`).
+//! A channel stands for one generation of keys; a program uses it only while the session's shared record
+//! stands for the same (`ChannelState::generation`).
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -83,90 +83,112 @@ impl FlowKey {
     }
 }
 
-/// Key of `NETWORKS`, as the kernel wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct NetworkKey {
-    /// Bits that count, see [`prefix_len`].
-    pub prefix_len: u32,
-    /// The network.
-    pub address: Address,
+/// Value of `FLOWS`: a session and one of its two channel records.
+pub fn flow_target(slot: u32, channel: u8) -> u32 {
+    slot << 1 | u32::from(channel & 1)
 }
 
-/// [`RxChannel::flags`]: the flow had other keys before, whose records may still come: what does not
-/// open goes to user space instead of being dropped.
-pub const RX_FORMER_KEYS: u8 = 1;
-/// [`RxChannel::flags`]: the client has networks (`NETWORKS`) beside its leases.
-pub const RX_HAS_NETWORKS: u8 = 2;
-/// [`RxChannel::flags`]: it has an IPv4 lease.
-pub const RX_HAS_IPV4: u8 = 4;
-/// [`RxChannel::flags`]: it has an IPv6 lease.
-pub const RX_HAS_IPV6: u8 = 8;
+/// [`SessionKeys::flags`]: the client has networks (`NETWORKS`) beside its leases.
+pub const HAS_NETWORKS: u8 = 1;
+/// [`SessionKeys::flags`]: it has an IPv4 lease.
+pub const HAS_IPV4: u8 = 2;
+/// [`SessionKeys::flags`]: it has an IPv6 lease.
+pub const HAS_IPV6: u8 = 4;
 
-/// What opens the records of a flow: CHACHA20-POLY1305, DTLS 1.2.
+/// What programs know of a session: CHACHA20-POLY1305, DTLS 1.2. All-zero: nothing.
+///
+/// The supervisor writes it in place, and zeroes over it, while programs read. A channel whose content
+/// changes has the generation 0 meanwhile; programs look at the generation before they read and again
+/// before what they made of it has an effect.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
-pub struct RxChannel {
-    /// Client's key, as little-endian words.
-    pub key: [u32; 8],
-    /// Client's IV, likewise.
-    pub iv: [u32; 3],
-    /// The session.
-    pub slot: u32,
-    /// Number of the keys.
-    pub generation: u64,
+pub struct SessionKeys {
+    /// By the number of the channel record.
+    pub channels: [KernelChannel; 2],
     /// IPv6 lease and the bits of it that its subnet has (all for one address), network order.
     pub ipv6: Address,
     /// See [`Self::ipv6`].
     pub ipv6_mask: Address,
     /// IPv4 lease, network order.
     pub ipv4: [u8; 4],
-    /// Epoch of the records.
-    pub epoch: u16,
-    /// Which of the session's channel records, 0 or 1.
-    pub channel: u8,
-    /// `RX_*`.
-    pub flags: u8,
-}
-
-/// How a session's packets are sealed and where they are sent.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct TxSession {
-    /// By the number of the channel record.
-    pub channels: [TxChannel; 2],
-    /// Index of the newest channel.
-    pub newest: u32,
     /// A channel that was silent for longer is not used, ms; 0: no limit.
     pub silence_ms: u32,
-    /// Largest inner packet, bytes.
+    /// Largest inner packet to the client, bytes.
     pub mtu: u32,
+    /// Index of the newest channel.
+    pub newest: u8,
     /// TOS byte of outer packets.
     pub tos: u8,
     /// 1: outer IPv4 packets carry DF.
     pub dont_fragment: u8,
-    /// Zero.
-    pub padding: [u8; 2],
+    /// `HAS_*`.
+    pub flags: u8,
 }
 
-/// One channel of a [`TxSession`]. A generation of 0: there is none.
+/// One channel of a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
-pub struct TxChannel {
-    /// Server's key, as little-endian words.
-    pub key: [u32; 8],
-    /// Server's IV, likewise.
-    pub iv: [u32; 3],
-    /// Device to send by.
-    pub ifindex: u32,
-    /// Number of the keys.
+pub struct KernelChannel {
+    /// Number of the keys; 0: there are none.
     pub generation: u64,
+    /// Client's key, as little-endian words.
+    pub client_key: [u32; 8],
+    /// Server's key, likewise.
+    pub server_key: [u32; 8],
+    /// Client's IV, likewise.
+    pub client_iv: [u32; 3],
+    /// Server's IV, likewise.
+    pub server_iv: [u32; 3],
     /// Where the client is.
     pub flow: FlowKey,
+    /// Device to send by.
+    pub ifindex: u32,
     /// Epoch of the records.
     pub epoch: u16,
+    /// 1: the flow had other keys before, whose records may still come. What does not open goes to user
+    /// space instead of being dropped.
+    pub former: u8,
     /// Zero.
-    pub padding: [u8; 2],
+    pub padding: [u8; 5],
+}
+
+impl SessionKeys {
+    /// Words of a record.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+    /// Nothing.
+    pub const EMPTY: Self = Self {
+        channels: [KernelChannel::EMPTY; 2],
+        ipv6: [0; 16],
+        ipv6_mask: [0; 16],
+        ipv4: [0; 4],
+        silence_ms: 0,
+        mtu: 0,
+        newest: 0,
+        tos: 0,
+        dont_fragment: 0,
+        flags: 0,
+    };
+}
+
+impl KernelChannel {
+    /// Nothing.
+    pub const EMPTY: Self = Self {
+        generation: 0,
+        client_key: [0; 8],
+        server_key: [0; 8],
+        client_iv: [0; 3],
+        server_iv: [0; 3],
+        flow: FlowKey {
+            peer: [0; 16],
+            local: [0; 16],
+            peer_port: [0; 2],
+            local_port: [0; 2],
+        },
+        ifindex: 0,
+        epoch: 0,
+        former: 0,
+        padding: [0; 5],
+    };
 }
 
 /// What holds for all packets.
@@ -255,10 +277,10 @@ impl Counted {
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 36);
-    assert!(size_of::<NetworkKey>() == 20);
-    assert!(size_of::<RxChannel>() == 96);
-    assert!(size_of::<TxChannel>() == 96);
-    assert!(size_of::<TxSession>() == 208);
+    assert!(size_of::<KernelChannel>() == 144);
+    assert!(size_of::<SessionKeys>() == 336);
+    assert!(core::mem::offset_of!(KernelChannel, padding) == 139);
+    assert!(core::mem::offset_of!(SessionKeys, flags) == 335);
     assert!(size_of::<Settings>() == 16);
     assert!(size_of::<Counts>() == 128);
 };

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup;
 use ocserv_common::aead::Sheet;
-use ocserv_common::datagram::Head;
+use ocserv_common::datagram::{Head, Record};
 use ocserv_common::encapsulation::{FRONT, Front};
 use ocserv_common::inner::InnerHead;
 use ocserv_common::kernel::{Address, FlowKey};
@@ -24,6 +24,8 @@ pub struct Cpu {
     pub address: Address,
     /// A question to the routing table.
     pub fib: bpf_fib_lookup,
+    /// The record that the frame carries.
+    pub record: Record,
     /// First bytes of the frame.
     pub head: Head,
     /// The record.
@@ -38,6 +40,12 @@ const _: () = {
 };
 
 impl Cpu {
+    /// What a pointer of a global function stands for: the verifier assumes that it may be null.
+    pub fn from_argument<'a>(cpu: *mut Self) -> Option<&'a mut Self> {
+        // SAFETY: null, or the caller's memory: the verifier checks each call.
+        unsafe { cpu.as_mut() }
+    }
+
     /// The first bytes of the inner packet on the sheet.
     pub fn inner(&mut self) -> &mut InnerHead {
         let inner = self.at(INNER).cast::<InnerHead>();
@@ -50,6 +58,13 @@ impl Cpu {
         let front = self.room().cast::<Front>();
         // SAFETY: room and additional data lie one behind the other (asserted above).
         unsafe { &mut *front }
+    }
+
+    /// What stands before the ciphertext, and the flow that it is made of.
+    pub fn front_and_flow(&mut self) -> (&mut Front, &FlowKey) {
+        let front = self.room().cast::<Front>();
+        // SAFETY: as above; the flow lies elsewhere.
+        (unsafe { &mut *front }, &self.flow)
     }
 
     /// Where the inner packet lies.

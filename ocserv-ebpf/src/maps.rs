@@ -5,8 +5,8 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use ocserv_common::kernel::{
-    Address, Counted, Counts, FlowKey, MAX_SHARDS, MAX_SLOTS, RxChannel,
-    SLOTS_PER_SHARD, Settings, TxSession,
+    Address, Counted, Counts, FlowKey, KernelChannel, MAX_SHARDS, MAX_SLOTS, SLOTS_PER_SHARD,
+    SessionKeys, Settings,
 };
 use ocserv_common::session::SessionShared;
 
@@ -22,17 +22,18 @@ const MAX_NETWORKS: usize = MAX_SLOTS as usize * 2;
 const MAX_DEVICES: u32 = 256;
 
 type Shard = Array<SessionShared, { SLOTS_PER_SHARD as usize }, MMAPABLE>;
+type KeyShard = Array<SessionKeys, { SLOTS_PER_SHARD as usize }, MMAPABLE>;
 
 #[btf_map]
 static SHARED: ArrayOfMaps<Shard, { MAX_SHARDS as usize }> = ArrayOfMaps::new();
 #[btf_map]
-static FLOWS: HashMap<FlowKey, RxChannel, MAX_FLOWS, NO_PREALLOC> = HashMap::new();
+static KEYS: ArrayOfMaps<KeyShard, { MAX_SHARDS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+static FLOWS: HashMap<FlowKey, u32, MAX_FLOWS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static LEASES: HashMap<Address, u32, MAX_LEASES, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static NETWORKS: LpmTrie<Address, u32, MAX_NETWORKS, NO_PREALLOC> = LpmTrie::new();
-#[btf_map]
-static SENDERS: HashMap<u32, TxSession, { MAX_SLOTS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
@@ -64,18 +65,72 @@ pub fn tx_cpu() -> Option<&'static mut Cpu> {
     Some(unsafe { &mut *cpu })
 }
 
-/// What opens the records of a flow.
-pub fn flow(key: &FlowKey) -> Option<&'static RxChannel> {
-    let channel = FLOWS.get_ptr(key)?;
+/// Slot and channel of a flow, see `flow_target`.
+pub fn flow(key: &FlowKey) -> Option<u32> {
+    let target = FLOWS.get_ptr(key)?;
     // SAFETY: values are replaced, never changed, and freed only after the programs that may see them.
-    Some(unsafe { &*channel })
+    Some(unsafe { *target })
 }
 
-/// How packets of a session are sealed.
-pub fn sender(slot: u32) -> Option<&'static TxSession> {
-    let session = SENDERS.get_ptr(slot)?;
-    // SAFETY: as for flows.
-    Some(unsafe { &*session })
+/// What is known of a session. The supervisor may change it at any time.
+pub fn keys(slot: u32) -> Option<*const SessionKeys> {
+    let shard = slot / SLOTS_PER_SHARD;
+    let keys = KEYS.get_value_ptr_mut(shard, &(slot % SLOTS_PER_SHARD))?;
+    Some(keys.cast_const())
+}
+
+/// Reads a field that the supervisor may be writing.
+macro_rules! read {
+    ($record:expr, $($field:tt)+) => {{
+        let record = $record;
+        // SAFETY: the map's memory is there as long as the program; any bytes are a value.
+        unsafe { (&raw const (*record).$($field)+).read_volatile() }
+    }};
+}
+pub(crate) use read;
+
+/// Copies words that the supervisor may be writing, one by one: a copy by way of the stack has no room.
+pub fn copy_words<const N: usize>(from: *const [u32; N], to: &mut [u32; N]) {
+    let from = from.cast::<u32>();
+    for (n, word) in to.iter_mut().enumerate() {
+        // SAFETY: within the array.
+        let from = unsafe { from.add(n) };
+        // SAFETY: the map's memory is there as long as the program; any bytes are a value.
+        *word = unsafe { from.read_volatile() };
+    }
+}
+
+/// The key that opens a channel's records.
+pub fn copy_client_key(channel: *const KernelChannel, to: &mut [u32; 8]) {
+    // SAFETY: a place within the record; nothing is read.
+    copy_words(unsafe { &raw const (*channel).client_key }, to);
+}
+
+/// The key that seals them.
+pub fn copy_server_key(channel: *const KernelChannel, to: &mut [u32; 8]) {
+    // SAFETY: as above.
+    copy_words(unsafe { &raw const (*channel).server_key }, to);
+}
+
+/// Where the client is.
+pub fn copy_flow(channel: *const KernelChannel, to: &mut FlowKey) {
+    const WORDS: usize = size_of::<FlowKey>() / 4;
+    // SAFETY: as above.
+    let from = unsafe { &raw const (*channel).flow }.cast::<[u32; WORDS]>();
+    let to = (&raw mut *to).cast::<[u32; WORDS]>();
+    // SAFETY: of the same size, and in working memory aligned for words.
+    copy_words(from, unsafe { &mut *to });
+}
+
+/// One of a session's channels.
+pub fn channel(keys: *const SessionKeys, number: u32) -> *const KernelChannel {
+    if number & 1 == 0 {
+        // SAFETY: a place within the record; nothing is read.
+        unsafe { &raw const (*keys).channels[0] }
+    } else {
+        // SAFETY: as above.
+        unsafe { &raw const (*keys).channels[1] }
+    }
 }
 
 /// The session that an address is leased to.

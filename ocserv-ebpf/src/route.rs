@@ -26,16 +26,15 @@ pub fn ask_inner(cpu: &mut Cpu, inner: &Inner, ifindex: u32) {
 /// How a record of `ip_len` bytes with its IP header goes to the client of `cpu.flow` by `ifindex`.
 #[inline(always)]
 pub fn ask_outer(cpu: &mut Cpu, ip_len: usize, tos: u8, ifindex: u32) {
-    let is_ipv4 = is_ipv4(&cpu.flow);
-    let (peer, local) = (cpu.flow.peer, cpu.flow.local);
-    let fib = &mut cpu.fib;
+    let Cpu { flow, fib, .. } = cpu;
+    let is_ipv4 = is_ipv4(flow);
     reset(fib, is_ipv4, UDP, ip_len, ifindex);
     if is_ipv4 {
         fib.__bindgen_anon_2.tos = tos;
     }
-    fib.sport = u16::from_ne_bytes(cpu.flow.local_port);
-    fib.dport = u16::from_ne_bytes(cpu.flow.peer_port);
-    set_addresses(fib, is_ipv4, &local, &peer);
+    fib.sport = u16::from_ne_bytes(flow.local_port);
+    fib.dport = u16::from_ne_bytes(flow.peer_port);
+    set_addresses(fib, is_ipv4, &flow.local, &flow.peer);
 }
 
 /// Destination and source of the Ethernet header, from the answer.

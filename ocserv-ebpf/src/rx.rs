@@ -4,18 +4,18 @@
 //! same work. After it, whatever fails drops the packet: user space would take it for a replay.
 
 use ocserv_common::datagram::{
-    self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, RECORD_HEADER, Record,
+    self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, NotOurs, RECORD_HEADER, Record,
 };
 use ocserv_common::inner::{self, Inner};
 use ocserv_common::kernel::{
-    Counted, RX_FORMER_KEYS, RX_HAS_IPV4, RX_HAS_IPV6, RX_HAS_NETWORKS, RxChannel, Settings,
+    Address, Counted, HAS_IPV4, HAS_IPV6, HAS_NETWORKS, KernelChannel, SessionKeys, Settings,
 };
 use ocserv_common::encapsulation;
 use ocserv_common::session::{ChannelState, DropReason, SessionShared};
 
 use crate::cipher;
 use crate::cpu::Cpu;
-use crate::maps;
+use crate::maps::{self, read};
 use crate::packet::{Frame, TAG, now_ms};
 use crate::route;
 use crate::verdict::{Step, Verdict};
@@ -30,7 +30,10 @@ pub enum Way {
 
 /// What a record belongs to.
 struct Context {
-    channel: &'static RxChannel,
+    slot: u32,
+    keys: *const SessionKeys,
+    channel: *const KernelChannel,
+    generation: u64,
     shared: &'static SessionShared,
     state: &'static ChannelState,
     now_ms: u64,
@@ -45,7 +48,13 @@ pub fn receive(frame: &Frame) -> Step<Way> {
     if !frame.load_head(&mut cpu.head, len) {
         return Err(Verdict::Pass);
     }
-    let record = datagram::parse(&cpu.head, len, &mut cpu.flow)?;
+    match parse_head(cpu, len as u32) {
+        PARSED => {}
+        CONTROL => return Err(NotOurs::Control.into()),
+        FORM => return Err(NotOurs::Form.into()),
+        _ => return Err(Verdict::Pass),
+    }
+    let record = cpu.record;
     let context = find(cpu, &record)?;
     check_length(&context, &record, settings)?;
     open(frame, cpu, &context, &record)?;
@@ -60,24 +69,54 @@ pub fn receive(frame: &Frame) -> Step<Way> {
     Ok(way)
 }
 
+/// What [`parse_head`] says.
+const PARSED: u32 = 1;
+const CONTROL: u32 = 2;
+const FORM: u32 = 3;
+
+/// A global function, so that the verifier walks it once and its stack is given back.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn parse_head(cpu: *mut Cpu, len: u32) -> u32 {
+    let Some(cpu) = Cpu::from_argument(cpu) else {
+        return 0;
+    };
+    match datagram::parse(&cpu.head, len as usize, &mut cpu.flow) {
+        Ok(record) => {
+            cpu.record = record;
+            PARSED
+        }
+        Err(NotOurs::Control) => CONTROL,
+        Err(NotOurs::Form) => FORM,
+        Err(NotOurs::Other) => 0,
+    }
+}
+
 #[inline(always)]
 fn find(cpu: &Cpu, record: &Record) -> Step<Context> {
     const UNKNOWN: Verdict = Verdict::Left(Counted::UpSession);
-    let channel = maps::flow(&cpu.flow).ok_or(UNKNOWN)?;
-    if record.epoch != channel.epoch {
-        return Err(Verdict::Left(Counted::UpControl));
-    }
-    let shared = maps::shared(channel.slot).ok_or(UNKNOWN)?;
-    let state = if channel.channel == 0 {
+    let target = maps::flow(&cpu.flow).ok_or(UNKNOWN)?;
+    let slot = target >> 1;
+    let keys = maps::keys(slot).ok_or(UNKNOWN)?;
+    let channel = maps::channel(keys, target);
+    let shared = maps::shared(slot).ok_or(UNKNOWN)?;
+    let state = if target & 1 == 0 {
         &shared.channels[0]
     } else {
         &shared.channels[1]
     };
-    if state.generation() != channel.generation {
+    let generation = read!(channel, generation);
+    if generation == 0 || state.generation() != generation {
         return Err(UNKNOWN);
     }
+    if record.epoch != read!(channel, epoch) {
+        return Err(Verdict::Left(Counted::UpControl));
+    }
     Ok(Context {
+        slot,
+        keys,
         channel,
+        generation,
         shared,
         state,
         now_ms: now_ms(),
@@ -110,8 +149,9 @@ fn open(frame: &Frame, cpu: &mut Cpu, context: &Context, record: &Record) -> Ste
     let text_len = record.length - TAG;
     let text = record.offset + RECORD_HEADER;
     let sheet = &mut cpu.sheet;
-    sheet.key = context.channel.key;
-    sheet.nonce = encapsulation::nonce(&context.channel.iv, record.epoch, record.sequence);
+    maps::copy_client_key(context.channel, &mut sheet.key);
+    let iv = read!(context.channel, client_iv);
+    sheet.nonce = encapsulation::nonce(&iv, record.epoch, record.sequence);
     sheet.len = text_len as u32;
     sheet.aad_len = RECORD_HEADER as u32;
     let [first, second] = encapsulation::additional_data(record.epoch, record.sequence, text_len);
@@ -129,13 +169,21 @@ fn open(frame: &Frame, cpu: &mut Cpu, context: &Context, record: &Record) -> Ste
     Ok(())
 }
 
-/// A record that does not open. It may be one of the keys that the flow had before: user space knows.
+/// A record that does not open. It may be one of the keys that the flow had before, or the keys may
+/// have changed meanwhile: user space knows.
 #[inline(always)]
 fn refused(context: &Context, reason: DropReason, counted: Counted) -> Verdict {
-    if context.channel.flags & RX_FORMER_KEYS != 0 {
+    if read!(context.channel, former) != 0 || !is_current(context) {
         return Verdict::Left(Counted::UpSession);
     }
     dropped(context, reason, counted)
+}
+
+/// Whether the keys are still the channel's, and its shared record theirs.
+#[inline(always)]
+fn is_current(context: &Context) -> bool {
+    read!(context.channel, generation) == context.generation
+        && context.state.generation() == context.generation
 }
 
 #[inline(always)]
@@ -155,22 +203,22 @@ fn check_inner(cpu: &mut Cpu, context: &Context, record: &Record) -> Step<Inner>
     let inner = Inner::parse(cpu.inner(), len).ok_or(Verdict::Left(Counted::UpForm))?;
     let address = inner.source(cpu.inner());
     cpu.address = address;
-    let channel = context.channel;
+    let flags = read!(context.keys, flags);
     let is_own = if inner.is_ipv4 {
-        channel.flags & RX_HAS_IPV4 != 0 && address[12..] == channel.ipv4
+        flags & HAS_IPV4 != 0 && address[12..] == read!(context.keys, ipv4)
     } else {
-        channel.flags & RX_HAS_IPV6 != 0 && is_within(&address, channel)
+        flags & HAS_IPV6 != 0 && is_within(&address, context.keys)
     };
     if is_own {
         return Ok(inner);
     }
-    if channel.flags & RX_HAS_NETWORKS == 0 {
+    if flags & HAS_NETWORKS == 0 {
         return match context.state.window().commit(record.sequence) {
             true => Err(dropped(context, DropReason::Source, Counted::DropSource)),
             false => Err(dropped(context, DropReason::Replay, Counted::DropReplay)),
         };
     }
-    if maps::network(&cpu.address) == Some(channel.slot) {
+    if maps::network(&cpu.address) == Some(context.slot) {
         return Ok(inner);
     }
     // Networks of two sessions may overlap: user space knows all of them.
@@ -178,24 +226,14 @@ fn check_inner(cpu: &mut Cpu, context: &Context, record: &Record) -> Step<Inner>
 }
 
 #[inline(always)]
-fn is_within(address: &[u8; 16], channel: &RxChannel) -> bool {
-    let half = |bytes: &[u8; 16], n: usize| {
-        let n = 8 * n;
-        u64::from_ne_bytes([
-            bytes[n],
-            bytes[n + 1],
-            bytes[n + 2],
-            bytes[n + 3],
-            bytes[n + 4],
-            bytes[n + 5],
-            bytes[n + 6],
-            bytes[n + 7],
-        ])
+fn is_within(address: &Address, keys: *const SessionKeys) -> bool {
+    let (network, mask) = (read!(keys, ipv6), read!(keys, ipv6_mask));
+    let halves = |bytes: Address| {
+        let bits = u128::from_ne_bytes(bytes);
+        [bits as u64, (bits >> 64) as u64]
     };
-    let differs = |n: usize| {
-        (half(address, n) ^ half(&channel.ipv6, n)) & half(&channel.ipv6_mask, n)
-    };
-    differs(0) | differs(1) == 0
+    let (address, network, mask) = (halves(*address), halves(network), halves(mask));
+    ((address[0] ^ network[0]) & mask[0]) | ((address[1] ^ network[1]) & mask[1]) == 0
 }
 
 /// Decides before anything is committed; the inner header changes on the sheet only.
@@ -222,8 +260,8 @@ fn commit(frame: &Frame, context: &Context, record: &Record) -> Step<()> {
     if !context.state.window().commit(record.sequence) {
         return Err(dropped(context, DropReason::Replay, Counted::DropReplay));
     }
-    if context.state.generation() != context.channel.generation {
-        // The window was given to other keys meanwhile, so its word says nothing of this record.
+    if !is_current(context) {
+        // The window was given to other keys meanwhile, so what it says is not of this record.
         return Err(dropped(context, DropReason::Replay, Counted::DropReplay));
     }
     Ok(())

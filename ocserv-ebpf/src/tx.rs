@@ -8,13 +8,13 @@ use ocserv_common::encapsulation::{
 };
 use ocserv_common::inner::Inner;
 use ocserv_common::kernel::{
-    Counted, MAX_INNER, RECORD_OVERHEAD, Settings, TxChannel, TxSession,
+    Counted, KernelChannel, MAX_INNER, RECORD_OVERHEAD, SessionKeys, Settings,
 };
 use ocserv_common::session::{ChannelState, SessionShared};
 
 use crate::cipher;
 use crate::cpu::Cpu;
-use crate::maps;
+use crate::maps::{self, read};
 use crate::packet::{Frame, Skb, TAG, now_ms, sum};
 use crate::route::{self, OUTPUT};
 use crate::verdict::{Step, Verdict};
@@ -23,8 +23,9 @@ const UNKNOWN: Verdict = Verdict::Left(Counted::UpSession);
 
 /// Where a packet goes.
 struct Context {
-    session: &'static TxSession,
-    channel: &'static TxChannel,
+    keys: *const SessionKeys,
+    channel: *const KernelChannel,
+    generation: u64,
     shared: &'static SessionShared,
     state: &'static ChannelState,
     now_ms: u64,
@@ -130,35 +131,34 @@ fn find(cpu: &mut Cpu, inner: &Inner) -> Step<Context> {
         Some(slot) => slot,
         None => maps::network(&cpu.address).ok_or(UNKNOWN)?,
     };
-    let session = maps::sender(slot).ok_or(UNKNOWN)?;
+    let keys = maps::keys(slot).ok_or(UNKNOWN)?;
     let shared = maps::shared(slot).ok_or(UNKNOWN)?;
     let now_ms = now_ms();
-    let usable = |channel: &TxChannel, state: &ChannelState| {
-        channel.generation != 0
-            && state.generation() == channel.generation
-            && state.live.usable(now_ms, u64::from(session.silence_ms))
-    };
-    let [first, second] = &session.channels;
-    let [first_state, second_state] = &shared.channels;
-    let newest = if session.newest == 0 {
-        [(first, first_state), (second, second_state)]
-    } else {
-        [(second, second_state), (first, first_state)]
-    };
-    let (channel, state) = if usable(newest[0].0, newest[0].1) {
-        newest[0]
-    } else if usable(newest[1].0, newest[1].1) {
-        newest[1]
-    } else {
-        return Err(UNKNOWN);
-    };
-    Ok(Context {
-        session,
-        channel,
-        shared,
-        state,
-        now_ms,
-    })
+    let silence_ms = u64::from(read!(keys, silence_ms));
+    let newest = u32::from(read!(keys, newest));
+    for number in [newest, newest ^ 1] {
+        let channel = maps::channel(keys, number);
+        let state = if number & 1 == 0 {
+            &shared.channels[0]
+        } else {
+            &shared.channels[1]
+        };
+        let generation = read!(channel, generation);
+        let is_usable = generation != 0
+            && state.generation() == generation
+            && state.live.usable(now_ms, silence_ms);
+        if is_usable {
+            return Ok(Context {
+                keys,
+                channel,
+                generation,
+                shared,
+                state,
+                now_ms,
+            });
+        }
+    }
+    Err(UNKNOWN)
 }
 
 /// Long packets are cheaper in user space, and what follows them soon must not overtake them.
@@ -173,7 +173,7 @@ fn check_length(
     let len = inner.total_len as u32;
     let is_long = is_super_packet
         || len > MAX_INNER
-        || len > context.session.mtu
+        || len > read!(context.keys, mtu)
         || len + RECORD_OVERHEAD > settings.max_record;
     if is_long {
         context.shared.tx_bulk_ms.set(context.now_ms);
@@ -188,9 +188,10 @@ fn check_length(
 
 #[inline(always)]
 fn ask_route(cpu: &mut Cpu, context: &Context, inner: &Inner) {
-    cpu.flow = context.channel.flow;
+    maps::copy_flow(context.channel, &mut cpu.flow);
     let ip_len = front_len(is_ipv4(&cpu.flow)) - ETHERNET + 1 + inner.total_len + TAG;
-    route::ask_outer(cpu, ip_len, context.session.tos, context.channel.ifindex);
+    let (tos, ifindex) = (read!(context.keys, tos), read!(context.channel, ifindex));
+    route::ask_outer(cpu, ip_len, tos, ifindex);
 }
 
 /// Makes the sheet ready for the packet.
@@ -208,16 +209,20 @@ fn prepare(cpu: &mut Cpu, inner: &Inner) {
 #[inline(always)]
 fn seal(cpu: &mut Cpu, context: &Context, inner: &Inner) -> Step<Sealed> {
     let channel = context.channel;
+    maps::copy_server_key(channel, &mut cpu.sheet.key);
+    let iv = read!(channel, server_iv);
+    let epoch = read!(channel, epoch);
     let sequence = context.state.take_tx_seq(1).ok_or(UNKNOWN)?;
-    if context.state.generation() != channel.generation {
-        // The number belongs to other keys.
+    let is_current = read!(channel, generation) == context.generation
+        && context.state.generation() == context.generation;
+    if !is_current {
+        // Keys or number belong to another generation; taking the number has ordered the reads.
         return Err(UNKNOWN);
     }
     let text_len = inner.total_len + 1;
     let sheet = &mut cpu.sheet;
-    sheet.key = channel.key;
-    sheet.nonce = encapsulation::nonce(&channel.iv, channel.epoch, sequence);
-    let [first, second] = additional_data(channel.epoch, sequence, text_len);
+    sheet.nonce = encapsulation::nonce(&iv, epoch, sequence);
+    let [first, second] = additional_data(epoch, sequence, text_len);
     sheet.body[0] = first;
     sheet.body[1] = second;
     if !cipher::seal(&mut cpu.sheet) {
@@ -227,16 +232,17 @@ fn seal(cpu: &mut Cpu, context: &Context, inner: &Inner) -> Step<Sealed> {
     let length = text_len + TAG;
     let is_ipv4 = is_ipv4(&cpu.flow);
     let macs = route::macs(&cpu.fib);
+    let (front, flow) = cpu.front_and_flow();
     let out = Outgoing {
-        flow: &channel.flow,
+        flow,
         macs: &macs,
-        epoch: channel.epoch,
+        epoch,
         sequence,
         length,
-        tos: context.session.tos,
-        dont_fragment: context.session.dont_fragment != 0,
+        tos: read!(context.keys, tos),
+        dont_fragment: read!(context.keys, dont_fragment) != 0,
     };
-    encapsulation::write(cpu.front(), &out);
+    encapsulation::write(front, &out);
     if !is_ipv4 {
         finish_checksum(cpu, length).ok_or(UNKNOWN)?;
     }
