@@ -203,8 +203,9 @@ impl Control {
             keys.epoch,
             keys.next_send,
             keys.next_receive,
+            clock().as_millis() as u64,
         );
-        session.install(index, crypto, new.flow, clock());
+        session.install(index, crypto, new.flow);
         self.tell_all(|| Update::FlowAdded(slot.0, new.flow));
         self.supervisor
             .send(&FromDataplane::KeysInstalled { slot }, &[])

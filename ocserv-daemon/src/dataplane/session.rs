@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use ocserv_common::session::SessionShared;
+use ocserv_common::session::{ChannelState, Liveness, SessionShared};
 use ocserv_proto::Now;
 use ocserv_proto::dtls::control::{DtlsSettings, Path};
 use ocserv_proto::dtls::{DtlsChannel, DtlsControl};
@@ -41,11 +41,9 @@ pub struct Channel {
     generation: u64,
     /// Keys.
     pub crypto: DtlsChannel,
-    /// Liveness.
+    /// Timers; what they go by is in that record too ([`Session::live`]).
     pub control: DtlsControl,
     flow: ArcSwap<Flow>,
-    /// When the client's first record came, in ms; 0: not yet.
-    confirmed_ms: AtomicU64,
 }
 
 impl Channel {
@@ -55,15 +53,13 @@ impl Channel {
         crypto: DtlsChannel,
         flow: Flow,
         settings: DtlsSettings,
-        now: Now,
     ) -> Self {
         Self {
             index,
             generation,
             crypto,
-            control: DtlsControl::new(settings, now),
+            control: DtlsControl::new(settings),
             flow: ArcSwap::from_pointee(flow),
-            confirmed_ms: AtomicU64::new(0),
         }
     }
 
@@ -72,23 +68,10 @@ impl Channel {
         **self.flow.load()
     }
 
-    /// An authentic record came.
-    pub fn confirm(&self, now: Now) {
-        if self.confirmed_ms.load(Ordering::Relaxed) == 0 {
-            self.confirmed_ms
-                .store(millis(now).max(1), Ordering::Relaxed);
-        }
-    }
-
     /// Bytes that an outer packet is larger than the inner one.
     fn overhead(&self) -> u16 {
         // 66 or so; outer headers and the record's.
         self.crypto.overhead() as u16 + outer_headers(self.flow().peer.is_ipv6())
-    }
-
-    fn confirmed_before(&self, now: Now, age: Duration) -> bool {
-        let confirmed = self.confirmed_ms.load(Ordering::Relaxed);
-        confirmed != 0 && now >= Duration::from_millis(confirmed) + age
     }
 }
 
@@ -141,6 +124,16 @@ impl Session {
         &self.shared[self.params.slot.0 as usize]
     }
 
+    /// The record of a channel: counter, window, liveness.
+    pub fn record(&self, channel: &Channel) -> &ChannelState {
+        &self.shared().channels[channel.index & 1]
+    }
+
+    /// Signs of life of a channel.
+    pub fn live(&self, channel: &Channel) -> &Liveness {
+        &self.record(channel).live
+    }
+
     /// The addresses and networks that belong to the client.
     pub fn prefixes(&self) -> &[Prefix] {
         &self.sources
@@ -151,18 +144,22 @@ impl Session {
         self.sources.iter().any(|prefix| prefix.contains(source))
     }
 
-    /// Puts a channel in place, whose record was started, and makes it the preferred one.
-    pub fn install(&self, index: usize, crypto: DtlsChannel, flow: Flow, now: Now) {
+    /// Puts a channel in place, whose record was started. That of the newest keys is the preferred
+    /// one: after a restart of the dataplane they come in any order.
+    pub fn install(&self, index: usize, crypto: DtlsChannel, flow: Flow) {
         let settings = DtlsSettings {
             dpd: Duration::from_secs(u64::from(self.params.dpd)),
             switch_to_tcp: Duration::from_secs(u64::from(self.params.switch_to_tcp)),
         };
         let generation = self.shared().channels[index & 1].generation();
-        let channel = Channel::new(index, generation, crypto, flow, settings, now);
+        let channel = Channel::new(index, generation, crypto, flow, settings);
         self.mtu
             .new_path(channel.overhead(), self.params.ipv6.is_some());
         self.channels[index & 1].store(Some(Arc::new(channel)));
-        self.newest.store(index & 1, Ordering::Release);
+        let other = self.channels[1 - (index & 1)].load();
+        if other.as_deref().is_none_or(|o| o.generation < generation) {
+            self.newest.store(index & 1, Ordering::Release);
+        }
     }
 
     /// Forgets a channel.
@@ -198,16 +195,18 @@ impl Session {
     /// Calls `f` with the channel to send by, if DTLS is in use.
     pub fn with_sending<R>(&self, now: Now, f: impl FnOnce(&Channel) -> R) -> Option<R> {
         let mut f = Some(f);
-        self.each_channel(|channel| match channel.control.path(now) {
-            Path::Dtls => f.take().map(|f| f(channel)),
-            Path::Cstp => None,
-        })
+        self.each_channel(
+            |channel| match channel.control.path(self.live(channel), now) {
+                Path::Dtls => f.take().map(|f| f(channel)),
+                Path::Cstp => None,
+            },
+        )
     }
 
     /// Takes the next sequence number to send with. `None`: the key is used up, or the record in
     /// shared memory has been given to another channel.
     pub fn take_sequence(&self, channel: &Channel) -> Option<u64> {
-        let record = &self.shared().channels[channel.index & 1];
+        let record = self.record(channel);
         let sequence = record.take_tx_seq(1)?;
         (record.generation() == channel.generation).then_some(sequence)
     }
@@ -229,19 +228,25 @@ impl Session {
     /// Drops the previous channel when its time is over.
     pub fn retire_previous(&self, now: Now) {
         let newest = self.newest.load(Ordering::Acquire) & 1;
-        let over = self.channels[newest]
-            .load()
-            .as_deref()
-            .is_some_and(|channel| channel.confirmed_before(now, GRACE));
-        if over && self.channels[1 - newest].load().is_some() {
-            self.channels[1 - newest].store(None);
+        let newest = self.channels[newest].load();
+        let Some(newest) = newest.as_deref() else {
+            return;
+        };
+        let previous = &self.channels[1 - (newest.index & 1)];
+        // Keys that are being put in its place are newer.
+        let is_former = |other: &Channel| other.generation < newest.generation;
+        let over = self
+            .live(newest)
+            .confirmed_for(millis(now), GRACE.as_millis() as u64);
+        if over && previous.load().as_deref().is_some_and(is_former) {
+            previous.store(None);
         }
     }
 
     /// A DATA packet came by CSTP: the client wants TCP (protocol.md 7).
     pub fn data_by_cstp(&self) {
         self.each_channel(|channel| {
-            channel.control.cstp_data_received();
+            self.live(channel).set_inactive();
             None::<()>
         });
     }
@@ -317,6 +322,12 @@ pub mod tests {
         DtlsChannel::new(&keys).unwrap()
     }
 
+    /// Keys numbered `generation` for a channel record.
+    fn install(session: &Session, index: usize, generation: u64, peer: &str, now: Now) {
+        session.shared().channels[index].start(generation, 1, 5, 1, millis(now));
+        session.install(index, crypto(1), flow(peer));
+    }
+
     fn used_by_client(session: &Session, index: usize, now: Now) {
         session.each_channel(|channel| {
             if channel.index == index {
@@ -326,8 +337,7 @@ pub mod tests {
                     content_type,
                     plaintext,
                 };
-                channel.confirm(now);
-                channel.control.received(now, opened);
+                DtlsControl::received(session.live(channel), now, opened);
             }
             None::<()>
         });
@@ -363,7 +373,7 @@ pub mod tests {
         let session = session(0);
         let at = Duration::from_secs;
         assert_eq!(sending(&session, at(1)), None);
-        session.install(0, crypto(1), flow("192.0.2.1:1"), at(1));
+        install(&session, 0, 1, "192.0.2.1:1", at(1));
         assert_eq!(
             sending(&session, at(1)),
             None,
@@ -371,7 +381,7 @@ pub mod tests {
         );
         used_by_client(&session, 0, at(2));
         assert_eq!(sending(&session, at(2)), Some(0));
-        session.install(1, crypto(1), flow("192.0.2.1:2"), at(10));
+        install(&session, 1, 2, "192.0.2.1:2", at(10));
         assert_eq!(sending(&session, at(10)), Some(0));
         session.retire_previous(at(100));
         used_by_client(&session, 0, at(100));
@@ -388,8 +398,8 @@ pub mod tests {
     fn the_old_channel_ends_after_its_grace() {
         let session = session(0);
         let at = Duration::from_secs;
-        session.install(0, crypto(1), flow("192.0.2.1:1"), at(1));
-        session.install(1, crypto(1), flow("192.0.2.1:1"), at(2));
+        install(&session, 0, 1, "192.0.2.1:1", at(1));
+        install(&session, 1, 2, "192.0.2.1:1", at(2));
         used_by_client(&session, 1, at(3));
         let channels = || {
             let mut indices = Vec::new();
@@ -408,10 +418,50 @@ pub mod tests {
     }
 
     #[test]
+    fn keys_that_are_told_again_find_their_liveness() {
+        let before = session(0);
+        let at = Duration::from_secs;
+        install(&before, 1, 2, "192.0.2.1:1", at(1));
+        used_by_client(&before, 1, at(2));
+        let after = Session::new(params(0), Arc::clone(&before.shared), false).unwrap();
+        install(&after, 1, 2, "192.0.2.1:1", at(40));
+        assert_eq!(sending(&after, at(40)), Some(1), "no need to wait for it");
+        assert_eq!(sending(&after, at(2 + 3 * 90)), Some(1));
+        assert_eq!(sending(&after, at(3 + 3 * 90)), None, "silent since 2 s");
+    }
+
+    #[test]
+    fn the_newest_keys_are_preferred_whatever_comes_last() {
+        let session = session(0);
+        let at = Duration::from_secs;
+        install(&session, 0, 8, "192.0.2.1:1", at(1));
+        install(&session, 1, 7, "192.0.2.1:1", at(1));
+        used_by_client(&session, 1, at(2));
+        used_by_client(&session, 0, at(2));
+        assert_eq!(sending(&session, at(2)), Some(0));
+        session.retire_previous(at(60));
+        assert_eq!(sending(&session, at(60)), Some(0), "the older one went");
+    }
+
+    #[test]
+    fn a_channel_that_is_newer_is_not_the_previous_one() {
+        let session = session(0);
+        let at = Duration::from_secs;
+        install(&session, 0, 1, "192.0.2.1:1", at(1));
+        used_by_client(&session, 0, at(2));
+        install(&session, 1, 2, "192.0.2.1:1", at(90));
+        // As a thread sees it that looked a moment before.
+        session.newest.store(0, Ordering::Release);
+        session.retire_previous(at(100));
+        used_by_client(&session, 1, at(100));
+        session.newest.store(1, Ordering::Release);
+        assert_eq!(sending(&session, at(100)), Some(1));
+    }
+
+    #[test]
     fn a_record_given_to_another_channel_yields_no_number() {
         let session = session(0);
-        session.shared().channels[0].start(1, 1, 5, 1);
-        session.install(0, crypto(1), flow("192.0.2.1:1"), Duration::from_secs(1));
+        install(&session, 0, 1, "192.0.2.1:1", Duration::from_secs(1));
         let take = || session.each_channel(|channel| session.take_sequence(channel));
         assert_eq!(take(), Some(5));
         session.shared().reset();
@@ -420,7 +470,7 @@ pub mod tests {
             Some(6),
             "counters of another session are no matter of the channel's"
         );
-        session.shared().channels[0].start(2, 1, 1, 1);
+        session.shared().channels[0].start(2, 1, 1, 1, 0);
         assert_eq!(take(), None);
     }
 
@@ -428,7 +478,7 @@ pub mod tests {
     fn a_channel_moves_at_most_every_three_seconds() {
         let session = session(0);
         assert!(session.may_move(Duration::ZERO));
-        session.install(0, crypto(1), flow("192.0.2.1:1"), Duration::from_secs(1));
+        install(&session, 0, 1, "192.0.2.1:1", Duration::from_secs(1));
         session.each_channel(|channel| {
             session.move_channel(channel, flow("192.0.2.1:2"), Duration::from_secs(10));
             Some(())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ocserv_proto::Now;
 use ocserv_proto::cstp::PacketType;
-use ocserv_proto::dtls::control::DtlsTimer;
+use ocserv_proto::dtls::control::{DtlsTimer, last_heard};
 use ocserv_sys::message_batch::MessageBatch;
 use ocserv_sys::poller::Poller;
 use ocserv_sys::tun::{PacketBatch, TunQueue};
@@ -252,7 +252,8 @@ impl Worker {
         for session in own {
             session.retire_previous(now);
             session.each_channel(|channel| {
-                match channel.control.handle_timeout(now) {
+                let live = session.live(channel);
+                match channel.control.handle_timeout(live, now) {
                     DtlsTimer::SendDpd => {
                         session.mtu.forget_probe();
                         let len = session.mtu.get().into();
@@ -266,7 +267,7 @@ impl Worker {
                 None::<()>
             });
             session.with_sending(now, |channel| {
-                if let Some(len) = session.mtu.probe(now, channel.control.last_heard()) {
+                if let Some(len) = session.mtu.probe(now, last_heard(session.live(channel))) {
                     probe(out, session, channel, len, Tag::SizeProbe(session.slot()));
                 }
             });
