@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ocserv_proto::config::NetPriority;
 use ocserv_proto::dtls::{ChannelKeys, DtlsChannel};
-use ocserv_sys::shared_map::SharedSessions;
+use ocserv_sys::shared_map::{Backing, SharedSessions};
 use tokio::sync::mpsc;
 
 use super::clock;
@@ -31,12 +31,20 @@ pub struct Features {
     pub priority_messages: bool,
 }
 
+/// The session records.
+pub struct Records {
+    /// Those whose memory has come.
+    pub shared: Arc<SharedSessions>,
+    /// What that memory is.
+    pub backing: Backing,
+}
+
 /// State of the control task.
 pub struct Control {
     supervisor: Channel,
     threads: Vec<Mailbox>,
     reports: mpsc::Receiver<Report>,
-    shared: Arc<SharedSessions>,
+    records: Records,
     features: Features,
     sessions: HashMap<Slot, Arc<Session>>,
 }
@@ -56,14 +64,14 @@ impl Control {
         supervisor: Channel,
         threads: Vec<Mailbox>,
         reports: mpsc::Receiver<Report>,
-        shared: Arc<SharedSessions>,
+        records: Records,
         features: Features,
     ) -> Self {
         Self {
             supervisor,
             threads,
             reports,
-            shared,
+            records,
             features,
             sessions: HashMap::new(),
         }
@@ -101,6 +109,12 @@ impl Control {
     async fn handle(&mut self, message: ToDataplane, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
         match message {
             ToDataplane::Setup { .. } => bail!("set up twice"),
+            ToDataplane::ShardAdded { index } => {
+                let memory = fds.first().context("a shard without its memory")?;
+                let Records { shared, backing } = &self.records;
+                let added = shared.add(index, memory, *backing);
+                added.with_context(|| format!("session records, shard {index}"))?;
+            }
             ToDataplane::GateAdded { gate } => {
                 let link = fds.into_iter().next().context("a gate without its link")?;
                 set_nonblocking(&link)?;
@@ -152,11 +166,11 @@ impl Control {
                 .net_priority
                 .filter(|wanted| matches!(wanted, NetPriority::Tos(_)));
         }
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.records.shared);
         let Some(session) = Session::new(params, shared, self.features.mtu_discovery) else {
             tracing::error!(
                 slot = slot.0,
-                "session with an impossible slot or prefix refused"
+                "session without a record, or with an impossible prefix, refused"
             );
             return;
         };

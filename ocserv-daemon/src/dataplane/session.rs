@@ -95,8 +95,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// With `discover`, the MTU follows the path. `None`: the slot or a prefix length is out of
-    /// range.
+    /// With `discover`, the MTU follows the path. `None`: there is no record for the slot, or a
+    /// prefix length is out of range.
     pub fn new(params: SessionParams, shared: Arc<SharedSessions>, discover: bool) -> Option<Self> {
         shared.get(params.slot.0 as usize)?;
         Some(Self {
@@ -120,7 +120,7 @@ impl Session {
 
     /// Its record in shared memory.
     pub fn shared(&self) -> &SessionShared {
-        // In range since `new`; the array's length is fixed.
+        // There since `new`; what was mapped stays.
         &self.shared[self.params.slot.0 as usize]
     }
 
@@ -273,14 +273,21 @@ fn millis(now: Now) -> u64 {
 pub mod tests {
     use ocserv_proto::dtls::{ChannelKeys, Cipher};
     use ocserv_proto::secret::Secret;
+    use ocserv_sys::shared_map::Backing;
 
     use super::*;
     use crate::ipc::ids::{GateId, Slot};
 
     /// A session with a lease of both families and a network behind it.
     pub fn session(slot: u32) -> Session {
-        let (shared, _) = SharedSessions::create(4).unwrap();
-        Session::new(params(slot), Arc::new(shared), false).unwrap()
+        Session::new(params(slot), records(), false).unwrap()
+    }
+
+    fn records() -> Arc<SharedSessions> {
+        let shared = SharedSessions::new(4);
+        let memory = SharedSessions::create_shard().unwrap();
+        shared.add(0, &memory, Backing::Memfd).unwrap();
+        Arc::new(shared)
     }
 
     pub fn params(slot: u32) -> SessionParams {
@@ -360,8 +367,9 @@ pub mod tests {
 
     #[test]
     fn a_slot_or_prefix_out_of_range_is_refused() {
-        let (shared, _) = SharedSessions::create(4).unwrap();
-        let shared = Arc::new(shared);
+        let empty = Arc::new(SharedSessions::new(4));
+        assert!(Session::new(params(0), empty, false).is_none());
+        let shared = records();
         assert!(Session::new(params(4), Arc::clone(&shared), false).is_none());
         let mut bad = params(0);
         bad.iroutes.push(("10.0.0.0".parse().unwrap(), 33));

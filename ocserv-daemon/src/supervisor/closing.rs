@@ -101,7 +101,7 @@ impl Supervisor {
         };
         let ticket = connection.ticket.clone();
         self.tell_dataplane(ToDataplane::SessionRemoved { slot: tunnel.slot });
-        let shared = &self.shared[tunnel.slot.0 as usize];
+        let shared = &self.shared[tunnel.slot];
         let (rx, tx) = (shared.rx_bytes.get(), shared.tx_bytes.get());
         tracing::info!(
             user = %tunnel.username,
@@ -264,7 +264,7 @@ impl Supervisor {
                 }
                 continue;
             };
-            let last_data = self.shared[tunnel.slot.0 as usize].last_data_secs.get();
+            let last_data = self.shared[tunnel.slot].last_data_secs.get();
             let idle = monotonic.saturating_sub(last_data);
             let age = now.duration_since(tunnel.authenticated).unwrap_or_default();
             if tunnel
