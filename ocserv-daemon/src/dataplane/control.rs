@@ -12,9 +12,10 @@ use ocserv_proto::dtls::{ChannelKeys, DtlsChannel};
 use ocserv_sys::shared_map::{Backing, SharedSessions};
 use tokio::sync::mpsc;
 
+use super::channel::Flow;
 use super::clock;
 use super::mailbox::{Mailbox, Report, Update};
-use super::session::{Flow, Session};
+use super::session::Session;
 use crate::ipc::channel::Channel;
 use crate::ipc::dataplane::{FromDataplane, SessionParams, ToDataplane};
 use crate::ipc::ids::Slot;
@@ -97,6 +98,11 @@ impl Control {
                 report = self.reports.recv() => match report {
                     Some(Report::Moved(slot, flow)) => self.moved(slot, flow).await?,
                     Some(Report::Mtu(slot, mtu)) => self.mtu_found(slot, mtu).await?,
+                    Some(Report::Ended(slot, channel, generation)) => {
+                        let slot = Slot(slot);
+                        let ended = FromDataplane::ChannelEnded { slot, channel, generation };
+                        self.supervisor.send(&ended, &[]).await?;
+                    }
                     Some(Report::Failed(thread, error)) => bail!("packet thread {thread}: {error}"),
                     None => bail!("all packet threads ended"),
                 },

@@ -20,10 +20,11 @@ use ocserv_proto::dtls::hello::{HelloError, find_app_id};
 use ocserv_proto::dtls::record::{ContentType, RecordHeader, split_record};
 use ocserv_sys::udp::RxBatch;
 
+use super::channel::{Channel, Flow};
 use super::clock;
 use super::mailbox::Report;
 use super::output::{Output, Tag};
-use super::session::{Channel, Flow, Session};
+use super::session::Session;
 use super::worker::Worker;
 
 /// Sessions behind one IP that a record from an unknown port is tried with.
@@ -289,7 +290,7 @@ impl Inbound<'_> {
             DtlsInput::Answered => session.mtu.answered(),
             DtlsInput::Closed => {
                 tracing::debug!(slot = session.slot(), "the client closed its DTLS channel");
-                session.drop_channel(channel.index);
+                session.end_channel(channel);
             }
             DtlsInput::Ignore => {}
             DtlsInput::Drop(reason) => session.shared().count_drop(reason),

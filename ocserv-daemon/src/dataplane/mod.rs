@@ -12,6 +12,7 @@
 //! session is atomic, and its sequence counters and replay windows live in shared memory, where they
 //! outlast this process.
 
+mod channel;
 mod control;
 mod from_client;
 mod from_gate;

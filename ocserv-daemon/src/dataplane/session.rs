@@ -1,18 +1,18 @@
 //! A session as all threads share it. Nothing in it is locked that a packet needs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use ocserv_common::session::{ChannelState, Liveness, SessionShared};
 use ocserv_proto::Now;
+use ocserv_proto::dtls::DtlsChannel;
 use ocserv_proto::dtls::control::{DtlsSettings, Path};
-use ocserv_proto::dtls::{DtlsChannel, DtlsControl};
-use ocserv_proto::mtu::outer_headers;
 use ocserv_sys::shared_map::SharedSessions;
 
+use super::channel::{Channel, Flow};
 use super::limit::RateLimit;
 use super::routes::Prefix;
 use super::session_mtu::SessionMtu;
@@ -22,58 +22,6 @@ use crate::ipc::dataplane::SessionParams;
 const GRACE: Duration = Duration::from_secs(30);
 /// A channel moves at most this often (protocol.md 8.6).
 const MOVE_INTERVAL: Duration = Duration::from_secs(3);
-
-/// The two ends of a UDP flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Flow {
-    /// Client.
-    pub peer: SocketAddr,
-    /// Server.
-    pub local: SocketAddr,
-}
-
-/// One DTLS channel.
-#[derive(Debug)]
-pub struct Channel {
-    /// Which of the session's two records in shared memory holds its counter and window.
-    pub index: usize,
-    /// The keys' number: that record must stand for them.
-    generation: u64,
-    /// Keys.
-    pub crypto: DtlsChannel,
-    /// Timers; what they go by is in that record too ([`Session::live`]).
-    pub control: DtlsControl,
-    flow: ArcSwap<Flow>,
-}
-
-impl Channel {
-    fn new(
-        index: usize,
-        generation: u64,
-        crypto: DtlsChannel,
-        flow: Flow,
-        settings: DtlsSettings,
-    ) -> Self {
-        Self {
-            index,
-            generation,
-            crypto,
-            control: DtlsControl::new(settings),
-            flow: ArcSwap::from_pointee(flow),
-        }
-    }
-
-    /// Where the client is.
-    pub fn flow(&self) -> Flow {
-        **self.flow.load()
-    }
-
-    /// Bytes that an outer packet is larger than the inner one.
-    fn overhead(&self) -> u16 {
-        // 66 or so; outer headers and the record's.
-        self.crypto.overhead() as u16 + outer_headers(self.flow().peer.is_ipv6())
-    }
-}
 
 /// One open session.
 pub struct Session {
@@ -90,6 +38,8 @@ pub struct Session {
     sources: Vec<Prefix>,
     channels: [ArcSwapOption<Channel>; 2],
     newest: AtomicUsize,
+    /// By channel record: the keys whose use ended, until the supervisor was told; 0: none.
+    ended: [AtomicU64; 2],
     moved_ms: AtomicU64,
     shared: Arc<SharedSessions>,
 }
@@ -107,6 +57,7 @@ impl Session {
             mtu: SessionMtu::new(params.mtu, discover),
             channels: [ArcSwapOption::empty(), ArcSwapOption::empty()],
             newest: AtomicUsize::new(0),
+            ended: Default::default(),
             moved_ms: AtomicU64::new(0),
             params,
             shared,
@@ -162,7 +113,26 @@ impl Session {
         }
     }
 
-    /// Forgets a channel.
+    /// Forgets a channel for good; the supervisor is to hear of it.
+    pub fn end_channel(&self, channel: &Channel) {
+        let index = channel.index & 1;
+        self.channels[index].store(None);
+        self.ended[index].store(channel.generation, Ordering::Relaxed);
+    }
+
+    /// Calls `tell` with record and number of the keys of each channel that ended. Where it fails they
+    /// come again next time.
+    pub fn tell_ended(&self, mut tell: impl FnMut(u8, u64) -> bool) {
+        for (index, ended) in (0..).zip(&self.ended) {
+            let generation = ended.load(Ordering::Relaxed);
+            if generation != 0 && tell(index, generation) {
+                // Unless others ended meanwhile.
+                let _ = ended.compare_exchange(generation, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes room for other keys.
     pub fn drop_channel(&self, index: usize) {
         self.channels[index & 1].store(None);
     }
@@ -219,7 +189,7 @@ impl Session {
 
     /// A channel moves to another address.
     pub fn move_channel(&self, channel: &Channel, flow: Flow, now: Now) {
-        channel.flow.store(Arc::new(flow));
+        channel.move_to(flow);
         self.mtu
             .new_path(channel.overhead(), self.params.ipv6.is_some());
         self.moved_ms.store(millis(now).max(1), Ordering::Relaxed);
@@ -232,14 +202,16 @@ impl Session {
         let Some(newest) = newest.as_deref() else {
             return;
         };
-        let previous = &self.channels[1 - (newest.index & 1)];
-        // Keys that are being put in its place are newer.
-        let is_former = |other: &Channel| other.generation < newest.generation;
+        let previous = self.channels[1 - (newest.index & 1)].load();
         let over = self
             .live(newest)
             .confirmed_for(millis(now), GRACE.as_millis() as u64);
-        if over && previous.load().as_deref().is_some_and(is_former) {
-            previous.store(None);
+        if let Some(previous) = previous.as_deref()
+            // Keys that are being put in its place are newer.
+            && previous.generation < newest.generation
+            && over
+        {
+            self.end_channel(previous);
         }
     }
 
@@ -271,7 +243,7 @@ fn millis(now: Now) -> u64 {
 
 #[cfg(test)]
 pub mod tests {
-    use ocserv_proto::dtls::{ChannelKeys, Cipher};
+    use ocserv_proto::dtls::{ChannelKeys, Cipher, DtlsControl};
     use ocserv_proto::secret::Secret;
     use ocserv_sys::shared_map::Backing;
 
@@ -354,6 +326,16 @@ pub mod tests {
         session.with_sending(now, |channel| channel.index)
     }
 
+    /// Channels whose end is reported, to somebody who takes it or not.
+    fn told(session: &Session, taken: bool) -> Vec<(u8, u64)> {
+        let mut told = Vec::new();
+        session.tell_ended(|index, generation| {
+            told.push((index, generation));
+            taken
+        });
+        told
+    }
+
     #[test]
     fn sources_are_lease_prefix_and_networks_behind_the_client() {
         let session = session(0);
@@ -419,8 +401,12 @@ pub mod tests {
         };
         session.retire_previous(at(32));
         assert_eq!(channels(), [1, 0]);
+        assert_eq!(told(&session, true), []);
         session.retire_previous(at(33));
         assert_eq!(channels(), [1]);
+        assert_eq!(told(&session, false), [(0, 1)], "no room for the report");
+        assert_eq!(told(&session, true), [(0, 1)]);
+        assert_eq!(told(&session, true), [], "told");
         session.drop_channel(1);
         assert_eq!(channels(), [0usize; 0]);
     }

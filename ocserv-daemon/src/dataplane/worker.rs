@@ -15,11 +15,12 @@ use ocserv_sys::tun::{PacketBatch, TunQueue};
 use ocserv_sys::udp::{RxBatch, UdpPort};
 use tokio::sync::mpsc;
 
+use super::channel::Channel;
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
 use super::output::{Output, Tag};
 use super::pending::{EarlyHellos, PendingHandshakes};
-use super::session::{Channel, Session};
+use super::session::Session;
 use super::table::SessionTable;
 use super::to_client::CstpItem;
 use super::{BATCH, MAX_DATAGRAM, clock};
@@ -276,6 +277,10 @@ impl Worker {
             {
                 session.mtu.told(mtu);
             }
+            session.tell_ended(|channel, generation| {
+                let report = Report::Ended(session.slot(), channel, generation);
+                reports.try_send(report).is_ok()
+            });
         }
         self.flush_control(now);
         if self.strays != self.logged {

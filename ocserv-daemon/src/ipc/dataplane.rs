@@ -105,6 +105,16 @@ pub enum FromDataplane {
         /// agreed on.
         mtu: u16,
     },
+    /// A DTLS channel is over: the client closed it, or uses a newer one. Its keys are not needed any
+    /// more.
+    ChannelEnded {
+        /// The session.
+        slot: Slot,
+        /// Which of its channel records.
+        channel: u8,
+        /// Number of the keys.
+        generation: u64,
+    },
 }
 
 /// A session as the dataplane sees it. Times are whole seconds.

@@ -93,6 +93,9 @@ impl Supervisor {
         };
         let lasted = tunnel.connected.elapsed().unwrap_or_default();
         self.publish(conn, Some((reason, lasted)));
+        for channel in 0..2 {
+            self.forget_channel(conn, channel);
+        }
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };

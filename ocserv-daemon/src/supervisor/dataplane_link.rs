@@ -109,14 +109,7 @@ impl Supervisor {
             self.tell_dataplane(ToDataplane::SessionAdded(Box::new(tunnel.params.clone())));
             for (channel, installed) in tunnel.channels.iter().enumerate() {
                 let Some(installed) = installed else { continue };
-                self.tell_dataplane(ToDataplane::KeysAdded {
-                    slot: tunnel.slot,
-                    channel: channel as u8,
-                    keys: Box::new(installed.keys.clone()),
-                    peer: installed.peer,
-                    local: installed.local,
-                    generation: installed.generation,
-                });
+                self.tell_dataplane(installed.message(tunnel.slot, channel as u8));
             }
         }
     }
@@ -139,6 +132,11 @@ impl Supervisor {
             }
             FromDataplane::PeerMoved { slot, peer, local } => self.on_peer_moved(slot, peer, local),
             FromDataplane::MtuChanged { slot, mtu } => self.on_path_mtu(slot, mtu),
+            FromDataplane::ChannelEnded {
+                slot,
+                channel,
+                generation,
+            } => self.on_channel_ended(slot, channel.into(), generation),
         }
     }
 
@@ -179,6 +177,35 @@ impl Supervisor {
         }
     }
 
+    fn on_channel_ended(&mut self, slot: Slot, channel: usize, generation: u64) {
+        let Some(conn) = self.by_slot(slot) else {
+            return;
+        };
+        let tunnel = self.connections.get(&conn).and_then(|c| c.tunnel.as_ref());
+        // Other keys may have taken its place meanwhile.
+        if tunnel.is_some_and(|tunnel| tunnel.has_keys(channel, generation)) {
+            self.forget_channel(conn, channel);
+        }
+    }
+
+    /// Forgets the keys of a channel record, if it has any. Whatever ends the use of keys comes by
+    /// here: the channel is over, its record gets other keys, the tunnel closes.
+    pub(super) fn forget_channel(&mut self, conn: ConnId, channel: usize) {
+        let Some(tunnel) = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.tunnel.as_mut())
+        else {
+            return;
+        };
+        if let Some(former) = tunnel.channels.get_mut(channel).and_then(Option::take) {
+            tracing::debug!(
+                user = %tunnel.username, channel, generation = former.generation,
+                "keys of a DTLS channel forgotten"
+            );
+        }
+    }
+
     /// The dataplane's process ended: another takes over. Sequence numbers and replay windows are
     /// in the session records and go on.
     pub async fn on_dataplane_gone(&mut self, start: u32) {
@@ -203,7 +230,7 @@ impl Supervisor {
     pub fn on_install_keys(
         &mut self,
         conn: ConnId,
-        keys: Box<ChannelKeys>,
+        keys: ChannelKeys,
         (peer, local): (SocketAddr, SocketAddr),
         cipher: String,
     ) {
@@ -226,22 +253,29 @@ impl Supervisor {
         tunnel.next_channel = 1 - channel;
         tunnel.dtls_cipher = super::tunnels::printable(&cipher);
         self.generation_of_keys += 1;
-        let generation = self.generation_of_keys;
         let installed = InstalledChannel {
-            keys: ChannelKeys::clone(&keys),
-            peer,
-            local,
-            generation,
-        };
-        tunnel.channels[usize::from(channel)] = Some(installed);
-        let slot = tunnel.slot;
-        self.tell_dataplane(ToDataplane::KeysAdded {
-            slot,
-            channel,
             keys,
             peer,
             local,
             generation: self.generation_of_keys,
-        });
+        };
+        self.install_channel(conn, channel, installed);
+    }
+
+    /// Puts keys into a channel record, in place of former ones.
+    fn install_channel(&mut self, conn: ConnId, channel: u8, installed: InstalledChannel) {
+        self.forget_channel(conn, channel.into());
+        let tunnel = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.tunnel.as_mut());
+        let Some(tunnel) = tunnel else {
+            return;
+        };
+        let message = installed.message(tunnel.slot, channel);
+        if let Some(place) = tunnel.channels.get_mut(usize::from(channel)) {
+            *place = Some(installed);
+        }
+        self.tell_dataplane(message);
     }
 }

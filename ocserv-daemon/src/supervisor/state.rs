@@ -8,7 +8,7 @@ use ocserv_proto::dtls::ChannelKeys;
 
 use super::lease::Search;
 use super::opening::Addresses;
-use crate::ipc::dataplane::SessionParams;
+use crate::ipc::dataplane::{SessionParams, ToDataplane};
 use crate::ipc::gate::{EndReason, TunnelRequest};
 use crate::ipc::ids::{ConnTicket, GateId, SessionName, Slot};
 
@@ -143,7 +143,27 @@ pub struct InstalledChannel {
     pub generation: u64,
 }
 
+impl InstalledChannel {
+    /// What tells the dataplane of them.
+    pub fn message(&self, slot: Slot, channel: u8) -> ToDataplane {
+        ToDataplane::KeysAdded {
+            slot,
+            channel,
+            keys: Box::new(self.keys.clone()),
+            peer: self.peer,
+            local: self.local,
+            generation: self.generation,
+        }
+    }
+}
+
 impl Tunnel {
+    /// Whether these keys are in that channel record.
+    pub fn has_keys(&self, channel: usize, generation: u64) -> bool {
+        let installed = self.channels.get(channel).and_then(Option::as_ref);
+        installed.is_some_and(|installed| installed.generation == generation)
+    }
+
     /// The client's addresses in the order that logs and scripts want.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let v4 = self.ipv4.map(IpAddr::V4);

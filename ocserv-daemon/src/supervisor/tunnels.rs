@@ -84,7 +84,7 @@ impl Supervisor {
                 local,
                 cipher,
             } => {
-                self.on_install_keys(conn, keys, (peer, local), cipher);
+                self.on_install_keys(conn, *keys, (peer, local), cipher);
             }
             FromGate::Closed { conn, reason } => {
                 self.connection_closed(conn, reason.by_client()).await;
