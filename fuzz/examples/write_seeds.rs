@@ -59,6 +59,12 @@ fn main() -> io::Result<()> {
         local: local(),
     };
     ipc("from-dataplane", bytes(3, &moved))?;
+    let ended = FromDataplane::ChannelEnded {
+        slot: Slot(3),
+        channel: 1,
+        generation: 7,
+    };
+    ipc("from-dataplane-ended", bytes(3, &ended))?;
     for (number, message) in from_secmod().iter().enumerate() {
         ipc(&format!("from-secmod-{number}"), bytes(4, message))?;
     }

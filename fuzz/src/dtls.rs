@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ocserv_common::replay::{MAX_SEQUENCE, ReplayWindow};
-use ocserv_common::session::DropReason;
+use ocserv_common::session::{ChannelState, DropReason};
 use ocserv_proto::dtls::channel::{MAX_HEADROOM, Opened, TAG};
 use ocserv_proto::dtls::control::{DtlsInput, DtlsSettings, DtlsTimer};
 use ocserv_proto::dtls::hello::{APP_ID, HelloError, find_app_id};
@@ -137,10 +137,13 @@ fn check_control(opened: Opened<'_>) {
         switch_to_tcp: Duration::from_secs(25),
     };
     let start = Duration::from_secs(100);
-    let control = DtlsControl::new(settings, start);
+    let state = ChannelState::default();
+    state.start(1, 1, 1, 1, start.as_millis() as u64);
+    let live = &state.live;
+    let control = DtlsControl::new(settings);
     let kind = opened.plaintext[0];
     let payload = opened.plaintext[1..].to_vec();
-    match (kind, control.received(start, opened)) {
+    match (kind, DtlsControl::received(live, start, opened)) {
         (0, DtlsInput::Packet(packet)) => assert!(!packet.is_empty() && *packet == payload[..]),
         (0, DtlsInput::Ignore) => assert!(payload.is_empty()),
         (3, DtlsInput::Respond(answer)) => assert_eq!(*answer, payload[..]),
@@ -150,10 +153,10 @@ fn check_control(opened: Opened<'_>) {
         (_, input) => assert_eq!(input, DtlsInput::Ignore),
     }
     let mut now = start;
-    while let Some(due) = control.poll_timeout() {
+    while let Some(due) = control.poll_timeout(live) {
         assert!(due > now, "a timeout that stays due");
         now = due;
-        assert_ne!(control.handle_timeout(now), DtlsTimer::Nothing);
+        assert_ne!(control.handle_timeout(live, now), DtlsTimer::Nothing);
     }
     assert_eq!(
         now,

@@ -13,7 +13,7 @@ pub fn replay(data: &[u8]) {
     let mut reader = Reader(data);
     let start = u64::from_le_bytes(reader.array()) & MAX_SEQUENCE;
     let state = ChannelState::default();
-    state.start(1, 1, start, start);
+    state.start(1, 1, start, start, 0);
     let mut model = Model::from(start);
     let mut highest = start;
     let mut next_send = start;

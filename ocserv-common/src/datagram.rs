@@ -69,6 +69,8 @@ struct Datagram {
     /// Bytes of UDP header and payload that the IP header leaves room for.
     room: usize,
     tos: u8,
+    /// Sum of the words of both addresses.
+    addresses: u64,
 }
 
 /// Reads the headers of a frame of `frame_len` bytes, of which `head` has the first. Writes addresses
@@ -96,12 +98,11 @@ pub fn parse(head: &Head, frame_len: usize, flow: &mut FlowKey) -> Result<Record
     }
     flow.peer_port = [byte(head, udp), byte(head, udp + 1)];
     flow.local_port = [byte(head, udp + 2), byte(head, udp + 3)];
-    record(head, offset, udp_len - UDP_HEADER, datagram.tos).and_then(|record| {
-        if checksum_is_open(flow, udp_len, word(head, udp + 6)) {
-            return Err(NotOurs::Form);
-        }
-        Ok(record)
-    })
+    let record = record(head, offset, udp_len - UDP_HEADER, datagram.tos)?;
+    if checksum_is_open(&datagram, udp_len, word(head, udp + 6)) {
+        return Err(NotOurs::Form);
+    }
+    Ok(record)
 }
 
 /// Ethernet type behind VLAN tags, and where the network header begins.
@@ -135,14 +136,12 @@ fn ipv4(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOu
     let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
     flow.peer = mapped;
     flow.local = mapped;
-    for n in 0..4 {
-        flow.peer[12 + n] = byte(head, start + 12 + n);
-        flow.local[12 + n] = byte(head, start + 16 + n);
-    }
+    let addresses = copy_addresses::<12>(head, start + 12, flow);
     Ok(Datagram {
         udp: start + header_len,
         room: total_len - header_len,
         tos: byte(head, start + 1),
+        addresses,
     })
 }
 
@@ -171,15 +170,13 @@ fn ipv6(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOu
             NotOurs::Other
         });
     }
-    for n in 0..16 {
-        flow.peer[n] = byte(head, start + 8 + n);
-        flow.local[n] = byte(head, start + 24 + n);
-    }
+    let addresses = copy_addresses::<0>(head, start + 8, flow);
     let end = start + IPV6_HEADER + payload_len;
     Ok(Datagram {
         udp: at,
         room: end.saturating_sub(at),
         tos: (word(head, start) >> 4) as u8,
+        addresses,
     })
 }
 
@@ -205,25 +202,27 @@ fn record(head: &Head, at: usize, payload: usize, tos: u8) -> Result<Record, Not
     })
 }
 
+/// Copies source and destination, which lie at `at`, to the flow's addresses from byte `FROM` on. Gives
+/// the sum of their words.
+#[inline(always)]
+fn copy_addresses<const FROM: usize>(head: &Head, at: usize, flow: &mut FlowKey) -> u64 {
+    let len = 16 - FROM;
+    let mut sum = 0;
+    for n in (0..len).step_by(2) {
+        let (peer, local) = (word(head, at + n), word(head, at + len + n));
+        [flow.peer[FROM + n], flow.peer[FROM + n + 1]] = peer.to_be_bytes();
+        [flow.local[FROM + n], flow.local[FROM + n + 1]] = local.to_be_bytes();
+        sum += u64::from(peer) + u64::from(local);
+    }
+    sum
+}
+
 /// Whether the UDP checksum is only the sum of the pseudo header: the packet came from this machine,
 /// and a device was to complete it. The host's stack knows; a frame with other headers would not. One
 /// in 65,536 finished checksums looks the same, which does no harm.
 #[inline(always)]
-fn checksum_is_open(flow: &FlowKey, udp_len: usize, checksum: u16) -> bool {
-    let is_ipv4 = flow.peer[10] == 0xff && flow.peer[11] == 0xff && flow.peer[..10] == [0; 10];
-    let mut sum = u64::from(UDP) + udp_len as u64;
-    for n in 0..8 {
-        // The prefix of a mapped address is not part of IPv4's pseudo header.
-        if n < 6 && is_ipv4 {
-            continue;
-        }
-        sum += u64::from(u16::from_be_bytes([flow.peer[2 * n], flow.peer[2 * n + 1]]));
-        sum += u64::from(u16::from_be_bytes([
-            flow.local[2 * n],
-            flow.local[2 * n + 1],
-        ]));
-    }
-    fold(sum) == checksum
+fn checksum_is_open(datagram: &Datagram, udp_len: usize, checksum: u16) -> bool {
+    fold(datagram.addresses + u64::from(UDP) + udp_len as u64) == checksum
 }
 
 /// A sum of 16-bit words in ones' complement.

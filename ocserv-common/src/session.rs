@@ -65,23 +65,46 @@ pub struct Liveness {
     /// 1 while packets to the client go by this channel: its record was heard, and neither silence
     /// nor a packet by CSTP has spoken against it since.
     pub active: Counter,
-    /// When the last authentic packet came.
+    /// When the last authentic packet came; before it, when the keys were installed.
     pub last_rx_ms: Counter,
-    /// When the first one came; 0: not yet.
+    /// When the first authentic record of any kind came; 0: not yet.
     pub confirmed_ms: Counter,
 }
 
 impl Liveness {
-    /// An authentic packet came.
+    /// Of a channel whose keys were installed just now: not used until the client is heard.
+    fn start(&self, now_ms: u64) {
+        self.active.set(0);
+        self.last_rx_ms.set(now_ms);
+        self.confirmed_ms.set(0);
+    }
+
+    /// An authentic record came, be it an alert: the client has the keys.
+    pub fn confirm(&self, now_ms: u64) {
+        if self.confirmed_ms.get() == 0 {
+            // Two that write at once write the same moment.
+            self.confirmed_ms.set(now_ms.max(1));
+        }
+    }
+
+    /// An authentic packet (application data) came.
     pub fn heard(&self, now_ms: u64) {
         self.last_rx_ms.set(now_ms);
         if self.active.get() == 0 {
             self.active.set(1);
         }
-        if self.confirmed_ms.get() == 0 {
-            // Two that write at once write the same moment.
-            self.confirmed_ms.set(now_ms.max(1));
-        }
+        self.confirm(now_ms);
+    }
+
+    /// Packets to the client go by another way until it is heard again.
+    pub fn set_inactive(&self) {
+        self.active.set(0);
+    }
+
+    /// Whether the first record came at least `age_ms` ago.
+    pub fn confirmed_for(&self, now_ms: u64, age_ms: u64) -> bool {
+        let confirmed = self.confirmed_ms.get();
+        confirmed != 0 && now_ms >= confirmed.saturating_add(age_ms)
     }
 
     /// Whether a packet may go by this channel: it is active and was heard within `silence_ms` (0: for
@@ -96,7 +119,15 @@ impl ChannelState {
     /// Begins a channel: `next_send` is the first unused number of ours, `next_receive` the peer's.
     /// Only for a channel that no one uses. `generation` names the keys, is never used for others
     /// and never 0; a second call for the same keys does nothing, because it would repeat nonces.
-    pub fn start(&self, generation: u64, epoch: u16, next_send: u64, next_receive: u64) {
+    /// `now_ms` is when the keys were installed: silence counts from there.
+    pub fn start(
+        &self,
+        generation: u64,
+        epoch: u16,
+        next_send: u64,
+        next_receive: u64,
+        now_ms: u64,
+    ) {
         if self.generation.load(Ordering::Acquire) == generation {
             return;
         }
@@ -104,8 +135,7 @@ impl ChannelState {
         self.generation.store(0, Ordering::Release);
         self.epoch.store(u64::from(epoch), Ordering::Relaxed);
         self.window.reset(next_receive);
-        self.live.active.set(0);
-        self.live.confirmed_ms.set(0);
+        self.live.start(now_ms);
         self.tx_seq.store(next_send, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Release);
     }
@@ -230,7 +260,7 @@ mod tests {
     #[test]
     fn sequence_numbers_are_taken_in_runs() {
         let channel = ChannelState::default();
-        channel.start(7, 1, 1, 1);
+        channel.start(7, 1, 1, 1, 100);
         assert_eq!(channel.take_tx_seq(1), Some(1));
         assert_eq!(channel.take_tx_seq(10), Some(2));
         assert_eq!(channel.take_tx_seq(1), Some(12));
@@ -244,25 +274,65 @@ mod tests {
     #[test]
     fn a_record_begins_once_for_its_keys() {
         let channel = ChannelState::default();
-        channel.start(7, 1, 1, 1);
+        channel.start(7, 1, 1, 1, 100);
         assert_eq!(channel.take_tx_seq(5), Some(1));
         assert!(channel.window().commit(9));
-        channel.start(7, 1, 1, 1);
+        channel.start(7, 1, 1, 1, 100);
         assert_eq!(
             channel.take_tx_seq(1),
             Some(6),
             "told again after a restart"
         );
         assert!(!channel.window().would_accept(9));
-        channel.start(8, 1, 1, 1);
+        channel.start(8, 1, 1, 1, 100);
         assert_eq!(channel.take_tx_seq(1), Some(1), "other keys");
         assert!(channel.window().would_accept(9));
     }
 
     #[test]
+    fn liveness_is_of_the_keys() {
+        let channel = ChannelState::default();
+        let live = &channel.live;
+        let state = || {
+            (
+                live.active.get(),
+                live.last_rx_ms.get(),
+                live.confirmed_ms.get(),
+            )
+        };
+        channel.start(7, 1, 1, 1, 100);
+        assert_eq!(state(), (0, 100, 0));
+        live.confirm(150);
+        assert_eq!(state(), (0, 100, 150), "an alert");
+        live.heard(200);
+        live.heard(300);
+        assert_eq!(state(), (1, 300, 150));
+        channel.start(7, 1, 1, 1, 400);
+        assert_eq!(state(), (1, 300, 150), "told again after a restart");
+        channel.start(8, 1, 1, 1, 400);
+        assert_eq!(state(), (0, 400, 0), "other keys");
+    }
+
+    #[test]
+    fn a_silent_or_inactive_channel_is_not_usable() {
+        let live = Liveness::default();
+        assert!(!live.usable(100, 0), "never heard");
+        live.heard(100);
+        assert!(live.usable(150, 50));
+        assert!(!live.usable(151, 50));
+        assert!(live.usable(1_000_000, 0), "no limit");
+        live.set_inactive();
+        assert!(!live.usable(100, 0));
+        live.heard(0);
+        assert!(live.confirmed_for(140, 40));
+        assert!(!live.confirmed_for(139, 40));
+        assert!(!Liveness::default().confirmed_for(139, 40));
+    }
+
+    #[test]
     fn an_epoch_ends_before_its_numbers_repeat() {
         let channel = ChannelState::default();
-        channel.start(7, 1, MAX_SEQUENCE - 1, 0);
+        channel.start(7, 1, MAX_SEQUENCE - 1, 0, 100);
         assert_eq!(channel.take_tx_seq(2), Some(MAX_SEQUENCE - 1));
         assert_eq!(channel.take_tx_seq(1), None);
         assert_eq!(channel.take_tx_seq(1), None, "for good");

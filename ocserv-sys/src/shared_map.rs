@@ -1,14 +1,16 @@
 //! Arrays in memory that several processes map, and that outlive each of them: the sessions'
 //! counters, sequence numbers and replay windows (architecture.md §6).
 
+use std::ffi::CStr;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Index};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use nix::fcntl::SealFlag;
-use nix::sys::stat::fstat;
-use nix::unistd::ftruncate;
+use nix::unistd::{Whence, ftruncate, lseek};
+use ocserv_common::kernel::SLOTS_PER_SHARD;
 use ocserv_common::session::SessionShared;
 
 use crate::memfd;
@@ -23,11 +25,84 @@ pub unsafe trait Shareable: Sync {}
 // SAFETY: SessionShared is atomics only (its module's promise).
 unsafe impl Shareable for SessionShared {}
 
-/// The sessions of the server, by slot.
-pub type SharedSessions = SharedArray<SessionShared>;
+/// What a descriptor of shared memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// A memory file, whose size is sealed.
+    Memfd,
+    /// An eBPF array that can be mapped. It has no size to ask for; the kernel refuses a mapping that
+    /// is longer than the array, and an array keeps its length.
+    KernelMap,
+}
+
+const SHARD: usize = SLOTS_PER_SHARD as usize;
+
+/// The sessions of the server, by slot: shards of [`SLOTS_PER_SHARD`] records, whose memory comes as
+/// slots come into use.
+pub struct SharedSessions {
+    shards: Vec<OnceLock<SharedArray<SessionShared>>>,
+    slots: usize,
+}
+
+impl SharedSessions {
+    /// Room for `slots` sessions, without memory yet.
+    pub fn new(slots: u32) -> Self {
+        let shards = slots.div_ceil(SLOTS_PER_SHARD);
+        Self {
+            shards: (0..shards).map(|_| OnceLock::new()).collect(),
+            slots: slots as usize,
+        }
+    }
+
+    /// Memory for one shard. It is of full length however many slots there are: what is not touched
+    /// takes no memory.
+    ///
+    /// # Errors
+    /// `memfd_create(2)` and what follows it.
+    pub fn create_shard() -> io::Result<OwnedFd> {
+        SharedArray::<SessionShared>::create(c"ocserv-sessions", SHARD)
+    }
+
+    /// Maps the memory of a shard.
+    ///
+    /// # Errors
+    /// `InvalidInput` if there is no such shard, `AlreadyExists` if it has its memory; `InvalidData`
+    /// for a memory file that has another size or is not sealed; `mmap(2)`.
+    pub fn add(&self, index: u32, fd: &OwnedFd, backing: Backing) -> io::Result<()> {
+        let shard = self
+            .shards
+            .get(index as usize)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let memory = SharedArray::open(fd, SHARD, backing)?;
+        shard
+            .set(memory)
+            .map_err(|_| io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Sessions that there is room for.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The record of a slot. `None`: there is no such slot, or its shard has no memory yet.
+    pub fn get(&self, slot: usize) -> Option<&SessionShared> {
+        let shard = self.shards.get(slot / SHARD)?.get()?;
+        shard.get(slot % SHARD).filter(|_| slot < self.slots)
+    }
+}
+
+/// For slots whose shard has its memory; it panics for others, where [`SharedSessions::get`] does not.
+impl Index<usize> for SharedSessions {
+    type Output = SessionShared;
+
+    fn index(&self, slot: usize) -> &SessionShared {
+        let record = self.get(slot);
+        record.unwrap_or_else(|| panic!("no session record {slot}"))
+    }
+}
 
 /// A mapped array. Unmapped when dropped.
-pub struct SharedArray<T: Shareable> {
+struct SharedArray<T: Shareable> {
     memory: NonNull<T>,
     len: usize,
 }
@@ -37,32 +112,28 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK
     .union(SealFlag::F_SEAL_SEAL);
 
 impl<T: Shareable> SharedArray<T> {
-    /// Makes an array of `len` zeroed elements; returns the mapping and the memory file for the
-    /// other processes.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a length of 0 or too large; `memfd_create(2)`, `mmap(2)`.
-    pub fn create(len: usize) -> io::Result<(Self, OwnedFd)> {
-        let fd = memfd::create(c"ocserv-sessions")?;
+    /// The memory file of an array of `len` zeroed elements.
+    fn create(name: &CStr, len: usize) -> io::Result<OwnedFd> {
+        let fd = memfd::create(name)?;
         let bytes = i64::try_from(Self::byte_len(len)?).map_err(|_| too_large())?;
         ftruncate(&fd, bytes)?;
         // With the size fixed for ever, no access through the mapping can fault.
         memfd::add_seals(&fd, SEALS)?;
-        Ok((Self::map(&fd, len)?, fd))
+        Ok(fd)
     }
 
-    /// Maps an array that another process made.
-    ///
-    /// # Errors
-    /// `InvalidData` if the file has another size or is not sealed.
-    pub fn open(fd: &OwnedFd, len: usize) -> io::Result<Self> {
-        memfd::check_seals(fd, SEALS)?;
-        let wanted = Self::byte_len(len)?;
-        if usize::try_from(fstat(fd)?.st_size) != Ok(wanted) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "shared array of another size",
-            ));
+    /// Maps an array.
+    fn open(fd: &OwnedFd, len: usize, backing: Backing) -> io::Result<Self> {
+        if backing == Backing::Memfd {
+            memfd::check_seals(fd, SEALS)?;
+            // Not fstat(2): a confined process may not.
+            let size = lseek(fd, 0, Whence::SeekEnd)?;
+            if usize::try_from(size) != Ok(Self::byte_len(len)?) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "shared array of another size",
+                ));
+            }
         }
         Self::map(fd, len)
     }
@@ -99,7 +170,7 @@ impl<T: Shareable> Deref for SharedArray<T> {
 
     fn deref(&self) -> &[T] {
         // SAFETY: the mapping is page-aligned, holds `len` elements as long as `self` lives, cannot
-        // shrink (sealed), and any bytes in it are values of T (Shareable).
+        // shrink (Backing), and any bytes in it are values of T (Shareable).
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }
     }
 }
@@ -126,10 +197,18 @@ mod tests {
     // SAFETY: an atomic integer.
     unsafe impl Shareable for AtomicU64 {}
 
+    fn create(len: usize) -> io::Result<OwnedFd> {
+        SharedArray::<AtomicU64>::create(c"test", len)
+    }
+
+    fn open(fd: &OwnedFd, len: usize) -> io::Result<SharedArray<AtomicU64>> {
+        SharedArray::open(fd, len, Backing::Memfd)
+    }
+
     #[test]
     fn two_mappings_show_the_same_memory() {
-        let (one, fd) = SharedArray::<AtomicU64>::create(1000).unwrap();
-        let two = SharedArray::<AtomicU64>::open(&fd, 1000).unwrap();
+        let fd = create(1000).unwrap();
+        let (one, two) = (open(&fd, 1000).unwrap(), open(&fd, 1000).unwrap());
         assert_eq!(one.len(), 1000);
         assert!(one.iter().all(|cell| cell.load(Ordering::Relaxed) == 0));
         one[999].fetch_add(7, Ordering::Relaxed);
@@ -140,13 +219,52 @@ mod tests {
 
     #[test]
     fn the_size_is_fixed_and_checked() {
-        let (_array, fd) = SharedArray::<AtomicU64>::create(10).unwrap();
-        assert!(SharedArray::<AtomicU64>::open(&fd, 11).is_err());
+        let fd = create(10).unwrap();
+        assert!(open(&fd, 11).is_err());
         assert!(File::from(fd).set_len(4096).is_err());
-        assert!(SharedArray::<AtomicU64>::create(0).is_err());
-        assert!(SharedArray::<AtomicU64>::create(usize::MAX / 2).is_err());
+        assert!(create(0).is_err());
+        assert!(create(usize::MAX / 2).is_err());
         let unsealed = memfd::create(c"test").unwrap();
         ftruncate(&unsealed, 80).unwrap();
-        assert!(SharedArray::<AtomicU64>::open(&unsealed, 10).is_err());
+        assert!(open(&unsealed, 10).is_err());
+        assert!(
+            SharedArray::<AtomicU64>::open(&unsealed, 10, Backing::KernelMap).is_ok(),
+            "the kernel vouches for its maps"
+        );
+    }
+
+    #[test]
+    fn shards_come_as_they_are_needed() {
+        let sessions = SharedSessions::new(SLOTS_PER_SHARD + 8);
+        assert_eq!(sessions.slots(), SHARD + 8);
+        let second = SharedSessions::create_shard().unwrap();
+        sessions.add(1, &second, Backing::Memfd).unwrap();
+        assert!(sessions.get(0).is_none(), "the first has no memory");
+        assert!(sessions.get(SHARD + 7).is_some());
+        assert!(sessions.get(SHARD + 8).is_none(), "no such slot");
+        let first = SharedSessions::create_shard().unwrap();
+        sessions.add(0, &first, Backing::Memfd).unwrap();
+        sessions[SHARD - 1].rx_bytes.add(1);
+        sessions[SHARD].rx_bytes.add(2);
+
+        let other = SharedSessions::new(SLOTS_PER_SHARD + 8);
+        other.add(0, &first, Backing::Memfd).unwrap();
+        other.add(1, &second, Backing::Memfd).unwrap();
+        assert_eq!(other[SHARD - 1].rx_bytes.get(), 1);
+        assert_eq!(other[SHARD].rx_bytes.get(), 2);
+        assert_eq!(other[0].rx_bytes.get(), 0);
+    }
+
+    #[test]
+    fn a_shard_is_added_once_and_where_it_belongs() {
+        let sessions = SharedSessions::new(8);
+        let fd = SharedSessions::create_shard().unwrap();
+        let add = |index| sessions.add(index, &fd, Backing::Memfd);
+        add(0).unwrap();
+        assert_eq!(add(0).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(add(1).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let short = create(1000).unwrap();
+        let refused = SharedSessions::new(8).add(0, &short, Backing::Memfd);
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

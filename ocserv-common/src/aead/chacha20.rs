@@ -9,10 +9,9 @@ pub(super) fn keystream(key: &[u32; 8], nonce: &[u32; 3], counter: u32) -> [u64;
     let [c0, c1, c2, c3] = CONSTANTS;
     let [k0, k1, k2, k3, k4, k5, k6, k7] = *key;
     let [n0, n1, n2] = *nonce;
-    let start = [
+    let mut state = [
         c0, c1, c2, c3, k0, k1, k2, k3, k4, k5, k6, k7, counter, n0, n1, n2,
     ];
-    let mut state = start;
     for _ in 0..DOUBLE_ROUNDS {
         quarter::<0, 4, 8, 12>(&mut state);
         quarter::<1, 5, 9, 13>(&mut state);
@@ -23,18 +22,27 @@ pub(super) fn keystream(key: &[u32; 8], nonce: &[u32; 3], counter: u32) -> [u64;
         quarter::<2, 7, 8, 13>(&mut state);
         quarter::<3, 4, 9, 14>(&mut state);
     }
-    let word = |n: usize| u64::from(state[n].wrapping_add(start[n]));
-    let pair = |n: usize| word(2 * n) | word(2 * n + 1) << 32;
+    let word = |n: usize, start: u32| u64::from(state[n].wrapping_add(start));
+    let pair = |n: usize, low: u32, high: u32| word(n, low) | word(n + 1, high) << 32;
+    let key = |n: usize| pair(4 + n, again(&key[n]), again(&key[n + 1]));
     [
-        pair(0),
-        pair(1),
-        pair(2),
-        pair(3),
-        pair(4),
-        pair(5),
-        pair(6),
-        pair(7),
+        pair(0, c0, c1),
+        pair(2, c2, c3),
+        key(0),
+        key(2),
+        key(4),
+        key(6),
+        pair(12, counter, again(&nonce[0])),
+        pair(14, again(&nonce[1]), again(&nonce[2])),
     ]
+}
+
+/// Reads a word once more where it lies: a kernel program has no registers to keep it in, and little
+/// stack.
+#[inline(always)]
+fn again(word: &u32) -> u32 {
+    // SAFETY: a reference is valid and aligned.
+    unsafe { core::ptr::read_volatile(word) }
 }
 
 #[inline(always)]

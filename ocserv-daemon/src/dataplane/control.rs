@@ -9,12 +9,13 @@ use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ocserv_proto::config::NetPriority;
 use ocserv_proto::dtls::{ChannelKeys, DtlsChannel};
-use ocserv_sys::shared_map::SharedSessions;
+use ocserv_sys::shared_map::{Backing, SharedSessions};
 use tokio::sync::mpsc;
 
+use super::channel::Flow;
 use super::clock;
 use super::mailbox::{Mailbox, Report, Update};
-use super::session::{Flow, Session};
+use super::session::Session;
 use crate::ipc::channel::Channel;
 use crate::ipc::dataplane::{FromDataplane, SessionParams, ToDataplane};
 use crate::ipc::ids::Slot;
@@ -31,12 +32,20 @@ pub struct Features {
     pub priority_messages: bool,
 }
 
+/// The session records.
+pub struct Records {
+    /// Those whose memory has come.
+    pub shared: Arc<SharedSessions>,
+    /// What that memory is.
+    pub backing: Backing,
+}
+
 /// State of the control task.
 pub struct Control {
     supervisor: Channel,
     threads: Vec<Mailbox>,
     reports: mpsc::Receiver<Report>,
-    shared: Arc<SharedSessions>,
+    records: Records,
     features: Features,
     sessions: HashMap<Slot, Arc<Session>>,
 }
@@ -56,14 +65,14 @@ impl Control {
         supervisor: Channel,
         threads: Vec<Mailbox>,
         reports: mpsc::Receiver<Report>,
-        shared: Arc<SharedSessions>,
+        records: Records,
         features: Features,
     ) -> Self {
         Self {
             supervisor,
             threads,
             reports,
-            shared,
+            records,
             features,
             sessions: HashMap::new(),
         }
@@ -89,6 +98,11 @@ impl Control {
                 report = self.reports.recv() => match report {
                     Some(Report::Moved(slot, flow)) => self.moved(slot, flow).await?,
                     Some(Report::Mtu(slot, mtu)) => self.mtu_found(slot, mtu).await?,
+                    Some(Report::Ended(slot, channel, generation)) => {
+                        let slot = Slot(slot);
+                        let ended = FromDataplane::ChannelEnded { slot, channel, generation };
+                        self.supervisor.send(&ended, &[]).await?;
+                    }
                     Some(Report::Failed(thread, error)) => bail!("packet thread {thread}: {error}"),
                     None => bail!("all packet threads ended"),
                 },
@@ -101,6 +115,12 @@ impl Control {
     async fn handle(&mut self, message: ToDataplane, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
         match message {
             ToDataplane::Setup { .. } => bail!("set up twice"),
+            ToDataplane::ShardAdded { index } => {
+                let memory = fds.first().context("a shard without its memory")?;
+                let Records { shared, backing } = &self.records;
+                let added = shared.add(index, memory, *backing);
+                added.with_context(|| format!("session records, shard {index}"))?;
+            }
             ToDataplane::GateAdded { gate } => {
                 let link = fds.into_iter().next().context("a gate without its link")?;
                 set_nonblocking(&link)?;
@@ -152,11 +172,11 @@ impl Control {
                 .net_priority
                 .filter(|wanted| matches!(wanted, NetPriority::Tos(_)));
         }
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.records.shared);
         let Some(session) = Session::new(params, shared, self.features.mtu_discovery) else {
             tracing::error!(
                 slot = slot.0,
-                "session with an impossible slot or prefix refused"
+                "session without a record, or with an impossible prefix, refused"
             );
             return;
         };
@@ -203,8 +223,9 @@ impl Control {
             keys.epoch,
             keys.next_send,
             keys.next_receive,
+            clock().as_millis() as u64,
         );
-        session.install(index, crypto, new.flow, clock());
+        session.install(index, crypto, new.flow);
         self.tell_all(|| Update::FlowAdded(slot.0, new.flow));
         self.supervisor
             .send(&FromDataplane::KeysInstalled { slot }, &[])

@@ -13,16 +13,18 @@ use ocserv_common::ip::IpHeader;
 use ocserv_common::session::DropReason;
 use ocserv_proto::Now;
 use ocserv_proto::cstp::PacketType;
+use ocserv_proto::dtls::DtlsControl;
 use ocserv_proto::dtls::channel::Opened;
 use ocserv_proto::dtls::control::DtlsInput;
 use ocserv_proto::dtls::hello::{HelloError, find_app_id};
 use ocserv_proto::dtls::record::{ContentType, RecordHeader, split_record};
 use ocserv_sys::udp::RxBatch;
 
+use super::channel::{Channel, Flow};
 use super::clock;
 use super::mailbox::Report;
 use super::output::{Output, Tag};
-use super::session::{Channel, Flow, Session};
+use super::session::Session;
 use super::worker::Worker;
 
 /// Sessions behind one IP that a record from an unknown port is tried with.
@@ -258,19 +260,18 @@ impl Inbound<'_> {
         moves: bool,
     ) -> Result<(), DropReason> {
         let shared = session.shared();
-        let window = shared.channels[channel.index & 1].window();
+        let window = session.record(channel).window();
         let opened = channel.crypto.open(record, window)?;
         if moves {
             session.move_channel(channel, self.flow, self.now);
         }
-        channel.confirm(self.now);
         shared.last_udp_rx_secs.set(self.now.as_secs());
         self.receive(session, channel, opened);
         Ok(())
     }
 
     fn receive(&mut self, session: &Session, channel: &Channel, opened: Opened<'_>) {
-        match channel.control.received(self.now, opened) {
+        match DtlsControl::received(session.live(channel), self.now, opened) {
             DtlsInput::Packet(packet) => {
                 let start = (packet.as_ptr() as usize).wrapping_sub(self.base);
                 if let Some(len) = check_inner(session, self.now, packet) {
@@ -289,7 +290,7 @@ impl Inbound<'_> {
             DtlsInput::Answered => session.mtu.answered(),
             DtlsInput::Closed => {
                 tracing::debug!(slot = session.slot(), "the client closed its DTLS channel");
-                session.drop_channel(channel.index);
+                session.end_channel(channel);
             }
             DtlsInput::Ignore => {}
             DtlsInput::Drop(reason) => session.shared().count_drop(reason),

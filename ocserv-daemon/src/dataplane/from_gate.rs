@@ -9,9 +9,10 @@ use ocserv_sys::poller::Poller;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::channel::Flow;
 use super::clock;
 use super::from_client::check_inner;
-use super::session::{Flow, Session};
+use super::session::Session;
 use super::worker::Worker;
 use crate::ipc::ids::{GateId, Slot};
 use crate::ipc::packet::{Frame, HEADER_LEN};

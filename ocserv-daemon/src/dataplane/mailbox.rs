@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use ocserv_sys::poller::Waker;
 
-use super::session::{Flow, Session};
+use super::channel::Flow;
+use super::session::Session;
 use crate::ipc::ids::GateId;
 
 /// Changes that a thread may leave unread before the control task waits for it.
@@ -39,6 +40,8 @@ pub enum Report {
     Moved(u32, Flow),
     /// The path of a session takes inner packets of this size.
     Mtu(u32, u16),
+    /// The keys of that number in a channel record of a session are not used any more.
+    Ended(u32, u8, u64),
     /// A thread cannot go on.
     Failed(usize, String),
 }

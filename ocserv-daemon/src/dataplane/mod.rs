@@ -12,6 +12,7 @@
 //! session is atomic, and its sequence counters and replay windows live in shared memory, where they
 //! outlast this process.
 
+mod channel;
 mod control;
 mod from_client;
 mod from_gate;
@@ -34,12 +35,12 @@ use anyhow::{Context, bail};
 use nix::time::{ClockId, clock_gettime};
 use ocserv_proto::Now;
 use ocserv_sys::sandbox;
-use ocserv_sys::shared_map::SharedSessions;
+use ocserv_sys::shared_map::{Backing, SharedSessions};
 use ocserv_sys::tun::TunQueue;
 use ocserv_sys::udp::{self, PathMtu, UdpPort};
 use tokio::sync::mpsc;
 
-use self::control::{Control, Features};
+use self::control::{Control, Features, Records};
 use self::mailbox::{Inbox, Mailbox, Report, mailbox};
 use self::worker::Worker;
 use crate::confine::confine;
@@ -69,10 +70,9 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
         };
         let setup = Setup::take(setup, fds)?;
         confine(&confinement, sandbox::Role::Dataplane)?;
-        let shared = Arc::new(setup.shared);
         let (sender, reports) = mpsc::channel(REPORTS);
         let threads = start_threads(setup.threads, &sender)?;
-        Control::new(supervisor, threads, reports, shared, setup.features)
+        Control::new(supervisor, threads, reports, setup.records, setup.features)
             .run()
             .await
     })
@@ -80,7 +80,7 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
 
 /// What the first message brings.
 struct Setup {
-    shared: SharedSessions,
+    records: Records,
     features: Features,
     threads: Vec<(TunQueue, Vec<UdpPort>)>,
 }
@@ -91,6 +91,7 @@ impl Setup {
             threads,
             udp_per_thread,
             slots,
+            kernel_maps,
             try_mtu_discovery,
             ..
         } = message
@@ -103,8 +104,6 @@ impl Setup {
             PathMtu::Fragment
         };
         let mut fds = fds.into_iter();
-        let memory = fds.next().context("no shared array")?;
-        let shared = SharedSessions::open(&memory, slots as usize).context("shared array")?;
         let threads = (0..threads)
             .map(|_| {
                 let tun = TunQueue::new(fds.next().context("a tun queue is missing")?);
@@ -124,8 +123,17 @@ impl Setup {
             mtu_discovery: try_mtu_discovery,
             priority_messages: udp::takes_priority(),
         };
+        let backing = if kernel_maps {
+            Backing::KernelMap
+        } else {
+            Backing::Memfd
+        };
+        let records = Records {
+            shared: Arc::new(SharedSessions::new(slots)),
+            backing,
+        };
         Ok(Self {
-            shared,
+            records,
             features,
             threads,
         })

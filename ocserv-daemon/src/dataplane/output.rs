@@ -12,7 +12,8 @@ use ocserv_sys::message_batch::{LinkReport, send_messages};
 use ocserv_sys::tun::TunQueue;
 use ocserv_sys::udp::{Destination, Marking, TxBatch, UdpPort};
 
-use super::session::{Channel, Flow, Session};
+use super::channel::{Channel, Flow};
+use super::session::Session;
 use super::{BATCH, MAX_DATAGRAM};
 use crate::ipc::ids::GateId;
 use crate::ipc::packet::Frame;

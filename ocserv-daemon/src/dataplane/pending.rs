@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ocserv_proto::Now;
 
-use super::session::Flow;
+use super::channel::Flow;
 
 /// A handshake takes no longer (protocol.md 8.3).
 const LIFETIME: Duration = Duration::from_secs(60);

@@ -1,18 +1,18 @@
 //! A session as all threads share it. Nothing in it is locked that a packet needs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use ocserv_common::session::SessionShared;
+use arc_swap::ArcSwapOption;
+use ocserv_common::session::{ChannelState, Liveness, SessionShared};
 use ocserv_proto::Now;
+use ocserv_proto::dtls::DtlsChannel;
 use ocserv_proto::dtls::control::{DtlsSettings, Path};
-use ocserv_proto::dtls::{DtlsChannel, DtlsControl};
-use ocserv_proto::mtu::outer_headers;
 use ocserv_sys::shared_map::SharedSessions;
 
+use super::channel::{Channel, Flow};
 use super::limit::RateLimit;
 use super::routes::Prefix;
 use super::session_mtu::SessionMtu;
@@ -22,75 +22,6 @@ use crate::ipc::dataplane::SessionParams;
 const GRACE: Duration = Duration::from_secs(30);
 /// A channel moves at most this often (protocol.md 8.6).
 const MOVE_INTERVAL: Duration = Duration::from_secs(3);
-
-/// The two ends of a UDP flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Flow {
-    /// Client.
-    pub peer: SocketAddr,
-    /// Server.
-    pub local: SocketAddr,
-}
-
-/// One DTLS channel.
-#[derive(Debug)]
-pub struct Channel {
-    /// Which of the session's two records in shared memory holds its counter and window.
-    pub index: usize,
-    /// The keys' number: that record must stand for them.
-    generation: u64,
-    /// Keys.
-    pub crypto: DtlsChannel,
-    /// Liveness.
-    pub control: DtlsControl,
-    flow: ArcSwap<Flow>,
-    /// When the client's first record came, in ms; 0: not yet.
-    confirmed_ms: AtomicU64,
-}
-
-impl Channel {
-    fn new(
-        index: usize,
-        generation: u64,
-        crypto: DtlsChannel,
-        flow: Flow,
-        settings: DtlsSettings,
-        now: Now,
-    ) -> Self {
-        Self {
-            index,
-            generation,
-            crypto,
-            control: DtlsControl::new(settings, now),
-            flow: ArcSwap::from_pointee(flow),
-            confirmed_ms: AtomicU64::new(0),
-        }
-    }
-
-    /// Where the client is.
-    pub fn flow(&self) -> Flow {
-        **self.flow.load()
-    }
-
-    /// An authentic record came.
-    pub fn confirm(&self, now: Now) {
-        if self.confirmed_ms.load(Ordering::Relaxed) == 0 {
-            self.confirmed_ms
-                .store(millis(now).max(1), Ordering::Relaxed);
-        }
-    }
-
-    /// Bytes that an outer packet is larger than the inner one.
-    fn overhead(&self) -> u16 {
-        // 66 or so; outer headers and the record's.
-        self.crypto.overhead() as u16 + outer_headers(self.flow().peer.is_ipv6())
-    }
-
-    fn confirmed_before(&self, now: Now, age: Duration) -> bool {
-        let confirmed = self.confirmed_ms.load(Ordering::Relaxed);
-        confirmed != 0 && now >= Duration::from_millis(confirmed) + age
-    }
-}
 
 /// One open session.
 pub struct Session {
@@ -107,13 +38,15 @@ pub struct Session {
     sources: Vec<Prefix>,
     channels: [ArcSwapOption<Channel>; 2],
     newest: AtomicUsize,
+    /// By channel record: the keys whose use ended, until the supervisor was told; 0: none.
+    ended: [AtomicU64; 2],
     moved_ms: AtomicU64,
     shared: Arc<SharedSessions>,
 }
 
 impl Session {
-    /// With `discover`, the MTU follows the path. `None`: the slot or a prefix length is out of
-    /// range.
+    /// With `discover`, the MTU follows the path. `None`: there is no record for the slot, or a
+    /// prefix length is out of range.
     pub fn new(params: SessionParams, shared: Arc<SharedSessions>, discover: bool) -> Option<Self> {
         shared.get(params.slot.0 as usize)?;
         Some(Self {
@@ -124,6 +57,7 @@ impl Session {
             mtu: SessionMtu::new(params.mtu, discover),
             channels: [ArcSwapOption::empty(), ArcSwapOption::empty()],
             newest: AtomicUsize::new(0),
+            ended: Default::default(),
             moved_ms: AtomicU64::new(0),
             params,
             shared,
@@ -137,8 +71,18 @@ impl Session {
 
     /// Its record in shared memory.
     pub fn shared(&self) -> &SessionShared {
-        // In range since `new`; the array's length is fixed.
+        // There since `new`; what was mapped stays.
         &self.shared[self.params.slot.0 as usize]
+    }
+
+    /// The record of a channel: counter, window, liveness.
+    pub fn record(&self, channel: &Channel) -> &ChannelState {
+        &self.shared().channels[channel.index & 1]
+    }
+
+    /// Signs of life of a channel.
+    pub fn live(&self, channel: &Channel) -> &Liveness {
+        &self.record(channel).live
     }
 
     /// The addresses and networks that belong to the client.
@@ -151,21 +95,44 @@ impl Session {
         self.sources.iter().any(|prefix| prefix.contains(source))
     }
 
-    /// Puts a channel in place, whose record was started, and makes it the preferred one.
-    pub fn install(&self, index: usize, crypto: DtlsChannel, flow: Flow, now: Now) {
+    /// Puts a channel in place, whose record was started. That of the newest keys is the preferred
+    /// one: after a restart of the dataplane they come in any order.
+    pub fn install(&self, index: usize, crypto: DtlsChannel, flow: Flow) {
         let settings = DtlsSettings {
             dpd: Duration::from_secs(u64::from(self.params.dpd)),
             switch_to_tcp: Duration::from_secs(u64::from(self.params.switch_to_tcp)),
         };
         let generation = self.shared().channels[index & 1].generation();
-        let channel = Channel::new(index, generation, crypto, flow, settings, now);
+        let channel = Channel::new(index, generation, crypto, flow, settings);
         self.mtu
             .new_path(channel.overhead(), self.params.ipv6.is_some());
         self.channels[index & 1].store(Some(Arc::new(channel)));
-        self.newest.store(index & 1, Ordering::Release);
+        let other = self.channels[1 - (index & 1)].load();
+        if other.as_deref().is_none_or(|o| o.generation < generation) {
+            self.newest.store(index & 1, Ordering::Release);
+        }
     }
 
-    /// Forgets a channel.
+    /// Forgets a channel for good; the supervisor is to hear of it.
+    pub fn end_channel(&self, channel: &Channel) {
+        let index = channel.index & 1;
+        self.channels[index].store(None);
+        self.ended[index].store(channel.generation, Ordering::Relaxed);
+    }
+
+    /// Calls `tell` with record and number of the keys of each channel that ended. Where it fails they
+    /// come again next time.
+    pub fn tell_ended(&self, mut tell: impl FnMut(u8, u64) -> bool) {
+        for (index, ended) in (0..).zip(&self.ended) {
+            let generation = ended.load(Ordering::Relaxed);
+            if generation != 0 && tell(index, generation) {
+                // Unless others ended meanwhile.
+                let _ = ended.compare_exchange(generation, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes room for other keys.
     pub fn drop_channel(&self, index: usize) {
         self.channels[index & 1].store(None);
     }
@@ -198,16 +165,18 @@ impl Session {
     /// Calls `f` with the channel to send by, if DTLS is in use.
     pub fn with_sending<R>(&self, now: Now, f: impl FnOnce(&Channel) -> R) -> Option<R> {
         let mut f = Some(f);
-        self.each_channel(|channel| match channel.control.path(now) {
-            Path::Dtls => f.take().map(|f| f(channel)),
-            Path::Cstp => None,
-        })
+        self.each_channel(
+            |channel| match channel.control.path(self.live(channel), now) {
+                Path::Dtls => f.take().map(|f| f(channel)),
+                Path::Cstp => None,
+            },
+        )
     }
 
     /// Takes the next sequence number to send with. `None`: the key is used up, or the record in
     /// shared memory has been given to another channel.
     pub fn take_sequence(&self, channel: &Channel) -> Option<u64> {
-        let record = &self.shared().channels[channel.index & 1];
+        let record = self.record(channel);
         let sequence = record.take_tx_seq(1)?;
         (record.generation() == channel.generation).then_some(sequence)
     }
@@ -220,7 +189,7 @@ impl Session {
 
     /// A channel moves to another address.
     pub fn move_channel(&self, channel: &Channel, flow: Flow, now: Now) {
-        channel.flow.store(Arc::new(flow));
+        channel.move_to(flow);
         self.mtu
             .new_path(channel.overhead(), self.params.ipv6.is_some());
         self.moved_ms.store(millis(now).max(1), Ordering::Relaxed);
@@ -229,19 +198,27 @@ impl Session {
     /// Drops the previous channel when its time is over.
     pub fn retire_previous(&self, now: Now) {
         let newest = self.newest.load(Ordering::Acquire) & 1;
-        let over = self.channels[newest]
-            .load()
-            .as_deref()
-            .is_some_and(|channel| channel.confirmed_before(now, GRACE));
-        if over && self.channels[1 - newest].load().is_some() {
-            self.channels[1 - newest].store(None);
+        let newest = self.channels[newest].load();
+        let Some(newest) = newest.as_deref() else {
+            return;
+        };
+        let previous = self.channels[1 - (newest.index & 1)].load();
+        let over = self
+            .live(newest)
+            .confirmed_for(millis(now), GRACE.as_millis() as u64);
+        if let Some(previous) = previous.as_deref()
+            // Keys that are being put in its place are newer.
+            && previous.generation < newest.generation
+            && over
+        {
+            self.end_channel(previous);
         }
     }
 
     /// A DATA packet came by CSTP: the client wants TCP (protocol.md 7).
     pub fn data_by_cstp(&self) {
         self.each_channel(|channel| {
-            channel.control.cstp_data_received();
+            self.live(channel).set_inactive();
             None::<()>
         });
     }
@@ -266,16 +243,23 @@ fn millis(now: Now) -> u64 {
 
 #[cfg(test)]
 pub mod tests {
-    use ocserv_proto::dtls::{ChannelKeys, Cipher};
+    use ocserv_proto::dtls::{ChannelKeys, Cipher, DtlsControl};
     use ocserv_proto::secret::Secret;
+    use ocserv_sys::shared_map::Backing;
 
     use super::*;
     use crate::ipc::ids::{GateId, Slot};
 
     /// A session with a lease of both families and a network behind it.
     pub fn session(slot: u32) -> Session {
-        let (shared, _) = SharedSessions::create(4).unwrap();
-        Session::new(params(slot), Arc::new(shared), false).unwrap()
+        Session::new(params(slot), records(), false).unwrap()
+    }
+
+    fn records() -> Arc<SharedSessions> {
+        let shared = SharedSessions::new(4);
+        let memory = SharedSessions::create_shard().unwrap();
+        shared.add(0, &memory, Backing::Memfd).unwrap();
+        Arc::new(shared)
     }
 
     pub fn params(slot: u32) -> SessionParams {
@@ -317,6 +301,12 @@ pub mod tests {
         DtlsChannel::new(&keys).unwrap()
     }
 
+    /// Keys numbered `generation` for a channel record.
+    fn install(session: &Session, index: usize, generation: u64, peer: &str, now: Now) {
+        session.shared().channels[index].start(generation, 1, 5, 1, millis(now));
+        session.install(index, crypto(1), flow(peer));
+    }
+
     fn used_by_client(session: &Session, index: usize, now: Now) {
         session.each_channel(|channel| {
             if channel.index == index {
@@ -326,8 +316,7 @@ pub mod tests {
                     content_type,
                     plaintext,
                 };
-                channel.confirm(now);
-                channel.control.received(now, opened);
+                DtlsControl::received(session.live(channel), now, opened);
             }
             None::<()>
         });
@@ -335,6 +324,16 @@ pub mod tests {
 
     fn sending(session: &Session, now: Now) -> Option<usize> {
         session.with_sending(now, |channel| channel.index)
+    }
+
+    /// Channels whose end is reported, to somebody who takes it or not.
+    fn told(session: &Session, taken: bool) -> Vec<(u8, u64)> {
+        let mut told = Vec::new();
+        session.tell_ended(|index, generation| {
+            told.push((index, generation));
+            taken
+        });
+        told
     }
 
     #[test]
@@ -350,8 +349,9 @@ pub mod tests {
 
     #[test]
     fn a_slot_or_prefix_out_of_range_is_refused() {
-        let (shared, _) = SharedSessions::create(4).unwrap();
-        let shared = Arc::new(shared);
+        let empty = Arc::new(SharedSessions::new(4));
+        assert!(Session::new(params(0), empty, false).is_none());
+        let shared = records();
         assert!(Session::new(params(4), Arc::clone(&shared), false).is_none());
         let mut bad = params(0);
         bad.iroutes.push(("10.0.0.0".parse().unwrap(), 33));
@@ -363,7 +363,7 @@ pub mod tests {
         let session = session(0);
         let at = Duration::from_secs;
         assert_eq!(sending(&session, at(1)), None);
-        session.install(0, crypto(1), flow("192.0.2.1:1"), at(1));
+        install(&session, 0, 1, "192.0.2.1:1", at(1));
         assert_eq!(
             sending(&session, at(1)),
             None,
@@ -371,7 +371,7 @@ pub mod tests {
         );
         used_by_client(&session, 0, at(2));
         assert_eq!(sending(&session, at(2)), Some(0));
-        session.install(1, crypto(1), flow("192.0.2.1:2"), at(10));
+        install(&session, 1, 2, "192.0.2.1:2", at(10));
         assert_eq!(sending(&session, at(10)), Some(0));
         session.retire_previous(at(100));
         used_by_client(&session, 0, at(100));
@@ -388,8 +388,8 @@ pub mod tests {
     fn the_old_channel_ends_after_its_grace() {
         let session = session(0);
         let at = Duration::from_secs;
-        session.install(0, crypto(1), flow("192.0.2.1:1"), at(1));
-        session.install(1, crypto(1), flow("192.0.2.1:1"), at(2));
+        install(&session, 0, 1, "192.0.2.1:1", at(1));
+        install(&session, 1, 2, "192.0.2.1:1", at(2));
         used_by_client(&session, 1, at(3));
         let channels = || {
             let mut indices = Vec::new();
@@ -401,17 +401,61 @@ pub mod tests {
         };
         session.retire_previous(at(32));
         assert_eq!(channels(), [1, 0]);
+        assert_eq!(told(&session, true), []);
         session.retire_previous(at(33));
         assert_eq!(channels(), [1]);
+        assert_eq!(told(&session, false), [(0, 1)], "no room for the report");
+        assert_eq!(told(&session, true), [(0, 1)]);
+        assert_eq!(told(&session, true), [], "told");
         session.drop_channel(1);
         assert_eq!(channels(), [0usize; 0]);
     }
 
     #[test]
+    fn keys_that_are_told_again_find_their_liveness() {
+        let before = session(0);
+        let at = Duration::from_secs;
+        install(&before, 1, 2, "192.0.2.1:1", at(1));
+        used_by_client(&before, 1, at(2));
+        let after = Session::new(params(0), Arc::clone(&before.shared), false).unwrap();
+        install(&after, 1, 2, "192.0.2.1:1", at(40));
+        assert_eq!(sending(&after, at(40)), Some(1), "no need to wait for it");
+        assert_eq!(sending(&after, at(2 + 3 * 90)), Some(1));
+        assert_eq!(sending(&after, at(3 + 3 * 90)), None, "silent since 2 s");
+    }
+
+    #[test]
+    fn the_newest_keys_are_preferred_whatever_comes_last() {
+        let session = session(0);
+        let at = Duration::from_secs;
+        install(&session, 0, 8, "192.0.2.1:1", at(1));
+        install(&session, 1, 7, "192.0.2.1:1", at(1));
+        used_by_client(&session, 1, at(2));
+        used_by_client(&session, 0, at(2));
+        assert_eq!(sending(&session, at(2)), Some(0));
+        session.retire_previous(at(60));
+        assert_eq!(sending(&session, at(60)), Some(0), "the older one went");
+    }
+
+    #[test]
+    fn a_channel_that_is_newer_is_not_the_previous_one() {
+        let session = session(0);
+        let at = Duration::from_secs;
+        install(&session, 0, 1, "192.0.2.1:1", at(1));
+        used_by_client(&session, 0, at(2));
+        install(&session, 1, 2, "192.0.2.1:1", at(90));
+        // As a thread sees it that looked a moment before.
+        session.newest.store(0, Ordering::Release);
+        session.retire_previous(at(100));
+        used_by_client(&session, 1, at(100));
+        session.newest.store(1, Ordering::Release);
+        assert_eq!(sending(&session, at(100)), Some(1));
+    }
+
+    #[test]
     fn a_record_given_to_another_channel_yields_no_number() {
         let session = session(0);
-        session.shared().channels[0].start(1, 1, 5, 1);
-        session.install(0, crypto(1), flow("192.0.2.1:1"), Duration::from_secs(1));
+        install(&session, 0, 1, "192.0.2.1:1", Duration::from_secs(1));
         let take = || session.each_channel(|channel| session.take_sequence(channel));
         assert_eq!(take(), Some(5));
         session.shared().reset();
@@ -420,7 +464,7 @@ pub mod tests {
             Some(6),
             "counters of another session are no matter of the channel's"
         );
-        session.shared().channels[0].start(2, 1, 1, 1);
+        session.shared().channels[0].start(2, 1, 1, 1, 0);
         assert_eq!(take(), None);
     }
 
@@ -428,7 +472,7 @@ pub mod tests {
     fn a_channel_moves_at_most_every_three_seconds() {
         let session = session(0);
         assert!(session.may_move(Duration::ZERO));
-        session.install(0, crypto(1), flow("192.0.2.1:1"), Duration::from_secs(1));
+        install(&session, 0, 1, "192.0.2.1:1", Duration::from_secs(1));
         session.each_channel(|channel| {
             session.move_channel(channel, flow("192.0.2.1:2"), Duration::from_secs(10));
             Some(())

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::channel::Flow;
 use super::routes::Routes;
-use super::session::{Flow, Session};
+use super::session::Session;
 
 /// Flows of one session that are remembered; a client that moves on leaves old ones behind.
 const FLOWS_PER_SESSION: usize = 4;

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use ocserv_proto::Now;
 use ocserv_proto::cstp::PacketType;
-use ocserv_proto::dtls::control::DtlsTimer;
+use ocserv_proto::dtls::control::{DtlsTimer, last_heard};
 use ocserv_sys::message_batch::MessageBatch;
 use ocserv_sys::poller::Poller;
 use ocserv_sys::tun::{PacketBatch, TunQueue};
 use ocserv_sys::udp::{RxBatch, UdpPort};
 use tokio::sync::mpsc;
 
+use super::channel::Channel;
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
 use super::output::{Output, Tag};
 use super::pending::{EarlyHellos, PendingHandshakes};
-use super::session::{Channel, Session};
+use super::session::Session;
 use super::table::SessionTable;
 use super::to_client::CstpItem;
 use super::{BATCH, MAX_DATAGRAM, clock};
@@ -252,7 +253,8 @@ impl Worker {
         for session in own {
             session.retire_previous(now);
             session.each_channel(|channel| {
-                match channel.control.handle_timeout(now) {
+                let live = session.live(channel);
+                match channel.control.handle_timeout(live, now) {
                     DtlsTimer::SendDpd => {
                         session.mtu.forget_probe();
                         let len = session.mtu.get().into();
@@ -266,7 +268,7 @@ impl Worker {
                 None::<()>
             });
             session.with_sending(now, |channel| {
-                if let Some(len) = session.mtu.probe(now, channel.control.last_heard()) {
+                if let Some(len) = session.mtu.probe(now, last_heard(session.live(channel))) {
                     probe(out, session, channel, len, Tag::SizeProbe(session.slot()));
                 }
             });
@@ -275,6 +277,10 @@ impl Worker {
             {
                 session.mtu.told(mtu);
             }
+            session.tell_ended(|channel, generation| {
+                let report = Report::Ended(session.slot(), channel, generation);
+                reports.try_send(report).is_ok()
+            });
         }
         self.flush_control(now);
         if self.strays != self.logged {

@@ -11,19 +11,26 @@ use super::ids::{GateId, Slot};
 /// Supervisor → dataplane.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToDataplane {
-    /// First message. Descriptors: the memfd of the shared session array, then per thread: its tun
-    /// queue, then its UDP sockets.
+    /// First message. Descriptors, per thread: its tun queue, then its UDP sockets.
     Setup {
         /// Number of threads.
         threads: u32,
         /// UDP sockets per thread (one per listening address).
         udp_per_thread: u32,
-        /// Number of slots in the shared array.
+        /// Number of session records.
         slots: u32,
+        /// Their shards are arrays of the kernel, not memory files.
+        kernel_maps: bool,
         /// `try-mtu-discovery`.
         try_mtu_discovery: bool,
         /// Largest `-d`/`log-level` wanted.
         log_level: u8,
+    },
+    /// Memory for some more session records, before the first session that has one of them; sent
+    /// again for all after a restart of the dataplane. One descriptor.
+    ShardAdded {
+        /// Which shard of `ocserv_common::kernel::SLOTS_PER_SHARD` records.
+        index: u32,
     },
     /// A gate was started. One descriptor: its packet link.
     GateAdded {
@@ -98,12 +105,22 @@ pub enum FromDataplane {
         /// agreed on.
         mtu: u16,
     },
+    /// A DTLS channel is over: the client closed it, or uses a newer one. Its keys are not needed any
+    /// more.
+    ChannelEnded {
+        /// The session.
+        slot: Slot,
+        /// Which of its channel records.
+        channel: u8,
+        /// Number of the keys.
+        generation: u64,
+    },
 }
 
 /// A session as the dataplane sees it. Times are whole seconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionParams {
-    /// Index in the shared array.
+    /// Number of its session record.
     pub slot: Slot,
     /// The gate that holds its TLS connection.
     pub gate: GateId,

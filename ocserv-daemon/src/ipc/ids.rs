@@ -15,7 +15,7 @@ pub struct ConnId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GateId(pub u32);
 
-/// Index of an open session in the shared session array (`ocserv_common::session`).
+/// Number of an open session's record in shared memory (`ocserv_common::session`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Slot(pub u32);
 

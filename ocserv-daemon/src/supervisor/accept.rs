@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use ocserv_common::kernel::MAX_SLOTS;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -145,7 +146,7 @@ impl Supervisor {
     pub(super) fn client_limit(&self) -> usize {
         match self.config.max_clients {
             0 => DEFAULT_MAX_CLIENTS,
-            limit => limit as usize,
+            limit => limit.min(MAX_SLOTS) as usize,
         }
     }
 

@@ -206,7 +206,7 @@ impl Supervisor {
 
     fn describe_tunnel(&self, tunnel: &Tunnel, info: &mut UserInfo) {
         let settings = &tunnel.settings;
-        let shared = &self.shared[tunnel.slot.0 as usize];
+        let shared = &self.shared[tunnel.slot];
         let texts = |routes: &[Route]| routes.iter().map(ToString::to_string).collect();
         let addresses = |list: &[IpAddr]| list.iter().map(ToString::to_string).collect();
         info.username.clone_from(&tunnel.username);

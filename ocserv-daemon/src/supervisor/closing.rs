@@ -93,6 +93,9 @@ impl Supervisor {
         };
         let lasted = tunnel.connected.elapsed().unwrap_or_default();
         self.publish(conn, Some((reason, lasted)));
+        for channel in 0..2 {
+            self.forget_channel(conn, channel);
+        }
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
@@ -101,7 +104,7 @@ impl Supervisor {
         };
         let ticket = connection.ticket.clone();
         self.tell_dataplane(ToDataplane::SessionRemoved { slot: tunnel.slot });
-        let shared = &self.shared[tunnel.slot.0 as usize];
+        let shared = &self.shared[tunnel.slot];
         let traffic = datapath_info::traffic(shared);
         let (rx, tx) = (traffic.rx_bytes, traffic.tx_bytes);
         tracing::info!(
@@ -265,7 +268,7 @@ impl Supervisor {
                 }
                 continue;
             };
-            let last_data = self.shared[tunnel.slot.0 as usize].last_data_secs.get();
+            let last_data = self.shared[tunnel.slot].last_data_secs.get();
             let idle = monotonic.saturating_sub(last_data);
             let age = now.duration_since(tunnel.authenticated).unwrap_or_default();
             if tunnel

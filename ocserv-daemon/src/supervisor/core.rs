@@ -7,10 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ocserv_common::session::SessionShared;
 use ocserv_proto::config::Config;
 use ocserv_proto::secret::Secret;
-use ocserv_sys::shared_map::SharedArray;
 use tokio::sync::mpsc;
 
 use super::bans::BanList;
@@ -23,6 +21,7 @@ use super::listen::Listeners;
 use super::network::Network;
 use super::peers::Peer;
 use super::setup::{Learned, VhostFiles};
+use super::shards::Shards;
 use super::state::{Connection, Slots};
 use super::stats::Stats;
 use super::tunnels::{OpenResult, Undo};
@@ -155,8 +154,8 @@ pub struct Supervisor {
     pub(super) device: String,
     pub(super) tun: ocserv_sys::tun::TunDevice,
     pub(super) network: Network,
-    pub(super) shared: SharedArray<SessionShared>,
-    pub(super) shared_fd: std::os::fd::OwnedFd,
+    /// The session records.
+    pub(super) shared: Shards,
     pub(super) slots: Slots,
     /// DTLS keys installed so far: names the last ones.
     pub(super) generation_of_keys: u64,

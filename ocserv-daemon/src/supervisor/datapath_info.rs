@@ -39,7 +39,7 @@ impl Supervisor {
 
     fn open_records(&self) -> impl Iterator<Item = &SessionShared> {
         self.open_tunnels()
-            .map(|tunnel| &self.shared[tunnel.slot.0 as usize])
+            .map(|tunnel| &self.shared[tunnel.slot])
     }
 }
 

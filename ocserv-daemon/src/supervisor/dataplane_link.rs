@@ -5,9 +5,11 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Context;
 use ocserv_proto::dtls::ChannelKeys;
+use ocserv_sys::shared_map::Backing;
 
 use super::peers::Peer;
-use super::state::InstalledChannel;
+use super::shards::Shards;
+use super::state::{InstalledChannel, Slots};
 use super::{Event, Supervisor};
 use crate::ipc::dataplane::{FromDataplane, ToDataplane};
 use crate::ipc::gate::ToGate;
@@ -19,6 +21,33 @@ const MESSAGES_PER_SESSION: usize = 3;
 /// Keys of one tunnel at most this often: a client that handshakes without end wins nothing.
 const MIN_KEY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// A slot for a tunnel, whose record exists when this returns, and in the dataplane before the session
+/// does.
+pub fn take_slot(
+    slots: &mut Slots,
+    shards: &mut Shards,
+    dataplane: Option<&Peer<ToDataplane>>,
+) -> Option<Slot> {
+    let Some(slot) = slots.take() else {
+        tracing::error!("every session record is in use");
+        return None;
+    };
+    match shards.make_for(slot) {
+        Ok(None) => {}
+        Ok(Some((index, memory))) => {
+            if let Some(dataplane) = dataplane {
+                dataplane.send(ToDataplane::ShardAdded { index }, vec![memory]);
+            }
+        }
+        Err(error) => {
+            tracing::error!("cannot make session records: {error}");
+            slots.give_back(slot);
+            return None;
+        }
+    }
+    Some(slot)
+}
+
 impl Supervisor {
     /// Starts the dataplane and tells it of everything that is open.
     ///
@@ -29,7 +58,7 @@ impl Supervisor {
         let start = self.dataplane_starts;
         let peer = Peer::start::<FromDataplane>(
             &self.role_arguments(Role::Dataplane),
-            MESSAGES_PER_SESSION * self.shared.len(),
+            MESSAGES_PER_SESSION * self.shared.slots(),
             self.events.clone(),
             Event::FromDataplane,
             move || Event::DataplaneGone(start),
@@ -39,6 +68,13 @@ impl Supervisor {
             .dataplane_setup()
             .context("cannot set the dataplane up")?;
         peer.send(setup, fds);
+        for (index, memory) in self
+            .shared
+            .all()
+            .context("cannot share the session records")?
+        {
+            peer.send(ToDataplane::ShardAdded { index }, vec![memory]);
+        }
         self.dataplane = Some(peer);
         let gates: Vec<GateId> = self.gates.all.keys().copied().collect();
         for gate in gates {
@@ -49,7 +85,7 @@ impl Supervisor {
     }
 
     fn dataplane_setup(&self) -> std::io::Result<(ToDataplane, Vec<OwnedFd>)> {
-        let mut fds = vec![self.shared_fd.try_clone()?];
+        let mut fds = Vec::new();
         let udp_per_thread = self.listeners.udp.first().map_or(0, Vec::len);
         for (thread, queue) in self.tun.queues().iter().enumerate() {
             fds.push(queue.try_clone()?);
@@ -60,7 +96,8 @@ impl Supervisor {
         let setup = ToDataplane::Setup {
             threads: self.threads as u32,
             udp_per_thread: udp_per_thread as u32,
-            slots: self.shared.len() as u32,
+            slots: self.shared.slots() as u32,
+            kernel_maps: self.shared.backing() == Backing::KernelMap,
             try_mtu_discovery: self.config.try_mtu_discovery,
             log_level: self.logging.level,
         };
@@ -72,14 +109,7 @@ impl Supervisor {
             self.tell_dataplane(ToDataplane::SessionAdded(Box::new(tunnel.params.clone())));
             for (channel, installed) in tunnel.channels.iter().enumerate() {
                 let Some(installed) = installed else { continue };
-                self.tell_dataplane(ToDataplane::KeysAdded {
-                    slot: tunnel.slot,
-                    channel: channel as u8,
-                    keys: Box::new(installed.keys.clone()),
-                    peer: installed.peer,
-                    local: installed.local,
-                    generation: installed.generation,
-                });
+                self.tell_dataplane(installed.message(tunnel.slot, channel as u8));
             }
         }
     }
@@ -102,6 +132,11 @@ impl Supervisor {
             }
             FromDataplane::PeerMoved { slot, peer, local } => self.on_peer_moved(slot, peer, local),
             FromDataplane::MtuChanged { slot, mtu } => self.on_path_mtu(slot, mtu),
+            FromDataplane::ChannelEnded {
+                slot,
+                channel,
+                generation,
+            } => self.on_channel_ended(slot, channel.into(), generation),
         }
     }
 
@@ -142,8 +177,37 @@ impl Supervisor {
         }
     }
 
+    fn on_channel_ended(&mut self, slot: Slot, channel: usize, generation: u64) {
+        let Some(conn) = self.by_slot(slot) else {
+            return;
+        };
+        let tunnel = self.connections.get(&conn).and_then(|c| c.tunnel.as_ref());
+        // Other keys may have taken its place meanwhile.
+        if tunnel.is_some_and(|tunnel| tunnel.has_keys(channel, generation)) {
+            self.forget_channel(conn, channel);
+        }
+    }
+
+    /// Forgets the keys of a channel record, if it has any. Whatever ends the use of keys comes by
+    /// here: the channel is over, its record gets other keys, the tunnel closes.
+    pub(super) fn forget_channel(&mut self, conn: ConnId, channel: usize) {
+        let Some(tunnel) = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.tunnel.as_mut())
+        else {
+            return;
+        };
+        if let Some(former) = tunnel.channels.get_mut(channel).and_then(Option::take) {
+            tracing::debug!(
+                user = %tunnel.username, channel, generation = former.generation,
+                "keys of a DTLS channel forgotten"
+            );
+        }
+    }
+
     /// The dataplane's process ended: another takes over. Sequence numbers and replay windows are
-    /// in the shared array and go on.
+    /// in the session records and go on.
     pub async fn on_dataplane_gone(&mut self, start: u32) {
         if start != self.dataplane_starts || self.stopping.is_some() {
             return;
@@ -166,7 +230,7 @@ impl Supervisor {
     pub fn on_install_keys(
         &mut self,
         conn: ConnId,
-        keys: Box<ChannelKeys>,
+        keys: ChannelKeys,
         (peer, local): (SocketAddr, SocketAddr),
         cipher: String,
     ) {
@@ -189,22 +253,29 @@ impl Supervisor {
         tunnel.next_channel = 1 - channel;
         tunnel.dtls_cipher = super::tunnels::printable(&cipher);
         self.generation_of_keys += 1;
-        let generation = self.generation_of_keys;
         let installed = InstalledChannel {
-            keys: ChannelKeys::clone(&keys),
-            peer,
-            local,
-            generation,
-        };
-        tunnel.channels[usize::from(channel)] = Some(installed);
-        let slot = tunnel.slot;
-        self.tell_dataplane(ToDataplane::KeysAdded {
-            slot,
-            channel,
             keys,
             peer,
             local,
             generation: self.generation_of_keys,
-        });
+        };
+        self.install_channel(conn, channel, installed);
+    }
+
+    /// Puts keys into a channel record, in place of former ones.
+    fn install_channel(&mut self, conn: ConnId, channel: u8, installed: InstalledChannel) {
+        self.forget_channel(conn, channel.into());
+        let tunnel = self
+            .connections
+            .get_mut(&conn)
+            .and_then(|c| c.tunnel.as_mut());
+        let Some(tunnel) = tunnel else {
+            return;
+        };
+        let message = installed.message(tunnel.slot, channel);
+        if let Some(place) = tunnel.channels.get_mut(usize::from(channel)) {
+            *place = Some(installed);
+        }
+        self.tell_dataplane(message);
     }
 }

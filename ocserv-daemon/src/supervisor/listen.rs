@@ -77,10 +77,10 @@ fn bind_here(config: &Config, mut threads: usize) -> anyhow::Result<Listeners> {
     Ok(Listeners { tcp, udp, threads })
 }
 
-/// As many threads as the dataplane's first message has room for: the shared records, then for each
-/// thread a tun queue and its UDP sockets.
+/// As many threads as the dataplane's first message has room for: for each a tun queue and its UDP
+/// sockets.
 fn fitting(threads: usize, udp_sockets: usize) -> usize {
-    threads.min((MAX_FDS - 1) / (1 + udp_sockets)).max(1)
+    threads.min(MAX_FDS / (1 + udp_sockets)).max(1)
 }
 
 /// Addresses of `listen-host`; all of IPv4 and IPv6 without it.
@@ -176,7 +176,7 @@ mod tests {
     fn the_dataplanes_sockets_fit_one_message() {
         assert_eq!(fitting(2, 2), 2);
         assert_eq!(fitting(500, 2), 84);
-        assert_eq!(fitting(500, 0), 252);
+        assert_eq!(fitting(500, 0), 253);
         assert_eq!(fitting(8, 1000), 1);
     }
 }

@@ -26,6 +26,7 @@ pub mod script_env;
 pub mod scripts;
 mod secmod_link;
 mod setup;
+mod shards;
 mod start;
 mod state;
 pub mod stats;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use ocserv_common::kernel::MAX_SLOTS;
 use ocserv_proto::config::{self, Config};
 use ocserv_proto::secret::Secret;
 use ocserv_sys::process;
-use ocserv_sys::shared_map::SharedArray;
 use ocserv_sys::tun::TunDevice;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use super::events::EventFeed;
 use super::lease::LeasePool;
 use super::network::Network;
 use super::setup::VhostFiles;
+use super::shards::{Shards, Source};
 use super::state::Slots;
 use super::stats::Stats;
 use super::{Event, Supervisor, accept, check, control, listen, opening};
@@ -203,13 +204,7 @@ fn build(
     let tun = create_device(&config.device, threads)?;
     let device = tun.name().to_owned();
     let network = Network::open(&device)?;
-    let slots = if config.max_clients == 0 {
-        DEFAULT_SLOTS
-    } else {
-        config.max_clients
-    };
-    let (shared, shared_fd) =
-        SharedArray::create(slots as usize).context("cannot make the shared session array")?;
+    let slots = slot_count(config.max_clients);
     let mut key = vec![0; 32];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut key)
         .map_err(|_| anyhow::anyhow!("no randomness"))?;
@@ -252,8 +247,7 @@ fn build(
         device,
         tun,
         network,
-        shared,
-        shared_fd,
+        shared: Shards::new(slots, Source::MemoryFiles),
         slots: Slots::new(slots),
         generation_of_keys: 0,
         connections: HashMap::new(),
@@ -265,6 +259,17 @@ fn build(
         feed: EventFeed::new(),
         accept_pause: Default::default(),
     })
+}
+
+/// Session records for `max-clients`.
+fn slot_count(max_clients: u32) -> u32 {
+    if max_clients > MAX_SLOTS {
+        tracing::warn!("max-clients is limited to {MAX_SLOTS}");
+    }
+    match max_clients {
+        0 => DEFAULT_SLOTS,
+        limit => limit.min(MAX_SLOTS),
+    }
 }
 
 /// The UDP port that clients are told; sockets of a service manager know their own.

@@ -8,7 +8,7 @@ use ocserv_proto::dtls::ChannelKeys;
 
 use super::lease::Search;
 use super::opening::Addresses;
-use crate::ipc::dataplane::SessionParams;
+use crate::ipc::dataplane::{SessionParams, ToDataplane};
 use crate::ipc::gate::{EndReason, TunnelRequest};
 use crate::ipc::ids::{ConnTicket, GateId, SessionName, Slot};
 
@@ -143,7 +143,27 @@ pub struct InstalledChannel {
     pub generation: u64,
 }
 
+impl InstalledChannel {
+    /// What tells the dataplane of them.
+    pub fn message(&self, slot: Slot, channel: u8) -> ToDataplane {
+        ToDataplane::KeysAdded {
+            slot,
+            channel,
+            keys: Box::new(self.keys.clone()),
+            peer: self.peer,
+            local: self.local,
+            generation: self.generation,
+        }
+    }
+}
+
 impl Tunnel {
+    /// Whether these keys are in that channel record.
+    pub fn has_keys(&self, channel: usize, generation: u64) -> bool {
+        let installed = self.channels.get(channel).and_then(Option::as_ref);
+        installed.is_some_and(|installed| installed.generation == generation)
+    }
+
     /// The client's addresses in the order that logs and scripts want.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let v4 = self.ipv4.map(IpAddr::V4);
@@ -195,28 +215,38 @@ impl Tunnel {
     }
 }
 
-/// Slots of the shared session array, handed out in turn so that a number rests before its reuse.
+/// Free slots that rest before one of them is used again, as long as there are others.
+const RESTING: usize = 256;
+
+/// Slots of the session records. A number rests before its reuse: what is under way for its former
+/// session must not meet the next. Numbers that were never used come otherwise last, since their
+/// records have no memory yet.
 #[derive(Debug)]
 pub struct Slots {
-    free: std::collections::VecDeque<u32>,
+    /// Free again, the one that has been so for longest first.
+    resting: std::collections::VecDeque<u32>,
+    unused: std::ops::Range<u32>,
 }
 
 impl Slots {
     /// Slots 0 to `count` − 1.
     pub fn new(count: u32) -> Self {
         Self {
-            free: (0..count).collect(),
+            resting: Default::default(),
+            unused: 0..count,
         }
     }
 
-    /// The slot that has been free for longest.
+    /// The slot that has been free for longest if enough are; else the next unused one.
     pub fn take(&mut self) -> Option<Slot> {
-        self.free.pop_front().map(Slot)
+        let rested = (self.resting.len() >= RESTING).then(|| self.resting.pop_front());
+        let slot = rested.flatten().or_else(|| self.unused.next());
+        slot.or_else(|| self.resting.pop_front()).map(Slot)
     }
 
     /// Gives a slot back.
     pub fn give_back(&mut self, slot: Slot) {
-        self.free.push_back(slot.0);
+        self.resting.push_back(slot.0);
     }
 }
 
@@ -231,6 +261,21 @@ mod tests {
         slots.give_back(first);
         assert_ne!(slots.take(), Some(first));
         assert_eq!(slots.take(), Some(first));
+        assert_eq!(slots.take(), None);
+    }
+
+    #[test]
+    fn few_slots_are_touched_by_few_sessions() {
+        let mut slots = Slots::new(8192);
+        for turn in 0..2000 {
+            let slot = slots.take().unwrap();
+            // The one that was given back 256 takes ago.
+            assert_eq!(slot.0, turn % RESTING as u32);
+            slots.give_back(slot);
+        }
+        let open: Vec<_> = (0..8192).map(|_| slots.take().unwrap().0).collect();
+        let different: std::collections::HashSet<_> = open.iter().collect();
+        assert_eq!(different.len(), 8192);
         assert_eq!(slots.take(), None);
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ocserv_proto::config::{Route, UserConfig};
 
+use super::dataplane_link::take_slot;
 use super::opening::SetUpFailed;
 use super::scripts::{self, Hook, ScriptContext};
 use super::state::{Opening, Tunnel};
@@ -83,7 +84,7 @@ impl Supervisor {
                 local,
                 cipher,
             } => {
-                self.on_install_keys(conn, keys, (peer, local), cipher);
+                self.on_install_keys(conn, *keys, (peer, local), cipher);
             }
             FromGate::Closed { conn, reason } => {
                 self.connection_closed(conn, reason.by_client()).await;
@@ -226,12 +227,12 @@ impl Supervisor {
             tracing::error!(user = %record.username, "no address for this session: {error}");
             (TunnelRefused::NoAddress, true)
         })?;
-        let Some(slot) = self.slots.take() else {
+        let dataplane = self.dataplane.as_ref();
+        let Some(slot) = take_slot(&mut self.slots, &mut self.shared, dataplane) else {
             self.leases.release(&record.name);
-            tracing::error!("every session record is in use");
             return Err((TunnelRefused::Internal, true));
         };
-        let shared = &self.shared[slot.0 as usize];
+        let shared = &self.shared[slot];
         shared.reset();
         shared.last_data_secs.set(Self::monotonic_secs());
         let ticket = &connection.ticket;

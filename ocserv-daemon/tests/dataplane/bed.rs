@@ -21,7 +21,7 @@ use ocserv_proto::dtls::record::{ContentType, RecordHeader, VERSION_1_2};
 use ocserv_proto::dtls::{ChannelKeys, Cipher, DtlsChannel};
 use ocserv_proto::secret::Secret;
 use ocserv_sys::seqpacket;
-use ocserv_sys::shared_map::SharedSessions;
+use ocserv_sys::shared_map::{Backing, SharedSessions};
 use ocserv_sys::tun::TunDevice;
 use ocserv_sys::udp;
 use tempfile::NamedTempFile;
@@ -38,7 +38,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const CLIENT_BYTE: u8 = 1;
 const SERVER_BYTE: u8 = 2;
 const THREADS: usize = 2;
-const SLOTS: usize = 8;
+const SLOTS: u32 = 8;
 
 /// What the child does.
 pub fn run_dataplane() -> anyhow::Result<()> {
@@ -119,7 +119,9 @@ impl Bed {
             .local_addr()
             .unwrap();
         let second = udp::bind(server, true).unwrap();
-        let (shared, shared_fd) = SharedSessions::create(SLOTS).unwrap();
+        let shared = SharedSessions::new(SLOTS);
+        let shared_fd = SharedSessions::create_shard().unwrap();
+        shared.add(0, &shared_fd, Backing::Memfd).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -161,15 +163,18 @@ impl Bed {
         let setup = ToDataplane::Setup {
             threads: THREADS as u32,
             udp_per_thread: 1,
-            slots: SLOTS as u32,
+            slots: SLOTS,
+            kernel_maps: false,
             try_mtu_discovery: self.try_mtu_discovery,
             log_level: 0,
         };
-        let mut fds = vec![self.shared_fd.as_fd()];
+        let mut fds = Vec::new();
         for (queue, socket) in self.tun.queues().iter().zip(&self.sockets) {
             fds.extend([queue.as_fd(), socket.as_fd()]);
         }
         self.tell(&setup, &fds);
+        let shard = ToDataplane::ShardAdded { index: 0 };
+        self.tell(&shard, &[self.shared_fd.as_fd()]);
         assert!(matches!(self.hear(), FromDataplane::Ready));
     }
 

@@ -329,6 +329,15 @@ fn cstp_and_dtls_take_turns() {
         gate.has_frame()
     });
     by_cstp(&gate, b"three");
+    let FromDataplane::ChannelEnded {
+        slot,
+        channel,
+        generation,
+    } = bed.hear()
+    else {
+        panic!("something else than the channel's end");
+    };
+    assert_eq!((slot, channel, generation), (Slot(0), 0, 1));
 }
 
 fn by_cstp(gate: &Link, text: &[u8]) {
