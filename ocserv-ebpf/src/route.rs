@@ -62,7 +62,8 @@ fn set_addresses(fib: &mut bpf_fib_lookup, is_ipv4: bool, from: &[u8; 16], to: &
         fib.__bindgen_anon_3.ipv4_src = word(from, 3);
         fib.__bindgen_anon_4.ipv4_dst = word(to, 3);
     } else {
-        fib.__bindgen_anon_3.ipv6_src = [word(from, 0), word(from, 1), word(from, 2), word(from, 3)];
+        fib.__bindgen_anon_3.ipv6_src =
+            [word(from, 0), word(from, 1), word(from, 2), word(from, 3)];
         fib.__bindgen_anon_4.ipv6_dst = [word(to, 0), word(to, 1), word(to, 2), word(to, 3)];
     }
 }

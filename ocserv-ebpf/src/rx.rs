@@ -6,11 +6,11 @@
 use ocserv_common::datagram::{
     self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, NotOurs, RECORD_HEADER, Record,
 };
+use ocserv_common::encapsulation;
 use ocserv_common::inner::{self, Inner};
 use ocserv_common::kernel::{
     Address, Counted, HAS_IPV4, HAS_IPV6, HAS_NETWORKS, KernelChannel, SessionKeys, Settings,
 };
-use ocserv_common::encapsulation;
 use ocserv_common::session::{ChannelState, DropReason, SessionShared};
 
 use crate::cipher;
@@ -62,7 +62,11 @@ pub fn receive(frame: &Frame) -> Step<Way> {
     let way = way(frame, cpu, &inner, settings);
     commit(frame, &context, &record)?;
     if inner::is_congested(record.tos) && !inner.mark_congestion(cpu.inner()) {
-        return Err(dropped(&context, DropReason::Malformed, Counted::DropMalformed));
+        return Err(dropped(
+            &context,
+            DropReason::Malformed,
+            Counted::DropMalformed,
+        ));
     }
     count(&context, &inner, &way);
     strip(frame, cpu, &record, &inner, &way)?;

@@ -68,8 +68,8 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
     if !skb.set_len(sealed.len - sealed.front) {
         return Err(Verdict::Left(Counted::UpRoute));
     }
-    let grown = skb.grow_head(sealed.front as u32)
-        && skb.store(cpu.front_ptr(sealed.front), sealed.len);
+    let grown =
+        skb.grow_head(sealed.front as u32) && skb.store(cpu.front_ptr(sealed.front), sealed.len);
     if !grown {
         return Err(Verdict::Drop(Counted::DropFrame));
     }
@@ -258,7 +258,10 @@ fn seal(cpu: &mut Cpu, context: &Context, inner: &Inner) -> Step<Sealed> {
 fn finish_checksum(cpu: &mut Cpu, length: usize) -> Option<()> {
     let covered = FRONT - CHECKSUM_START + length;
     cpu.clear_behind(length);
-    let sum = sum(cpu.front_ptr(FRONT - CHECKSUM_START), covered.next_multiple_of(4))?;
+    let sum = sum(
+        cpu.front_ptr(FRONT - CHECKSUM_START),
+        covered.next_multiple_of(4),
+    )?;
     let udp_len = 8 + RECORD_HEADER + length;
     let checksum = encapsulation::udp_checksum(sum, udp_len);
     encapsulation::set_udp_checksum(cpu.front(), checksum);

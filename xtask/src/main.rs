@@ -2,12 +2,13 @@
 
 mod bench;
 mod demo;
+mod ebpf;
 mod packages;
 mod step;
 mod test;
 mod tidy;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -35,6 +36,10 @@ enum Task {
     },
     /// Everything that CI checks. Needs root.
     Test,
+    /// Builds the kernel programs into the object that is committed.
+    BuildEbpf,
+    /// Compares the committed object of the kernel programs with their source.
+    CheckEbpf,
     /// The house rules: file length, unsafe code, leftovers, names.
     Tidy,
 }
@@ -44,6 +49,8 @@ fn main() -> ExitCode {
         Task::Demo { keep } => demo::run(keep),
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Test => test::run(),
+        Task::BuildEbpf => ebpf::build(),
+        Task::CheckEbpf => ebpf::check(),
         Task::Tidy => tidy::run(),
     };
     match outcome {
@@ -61,6 +68,14 @@ fn root() -> Result<std::path::PathBuf> {
     own.parent()
         .map(Into::into)
         .ok_or_else(|| anyhow::anyhow!("xtask is not in a workspace"))
+}
+
+/// The cargo that runs this program, in the workspace.
+fn own_cargo(arguments: &[&str]) -> Result<Command> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(root()?);
+    Ok(command)
 }
 
 /// Ends with the command to type, unless this is root.

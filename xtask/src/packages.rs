@@ -10,6 +10,14 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libssl-dev", "pkg-config"];
 pub const BED: &[&str] = &["openconnect", "iproute2", "iputils-ping", "openssl"];
 /// What the tests need besides.
 pub const TESTS: &[&str] = &["nftables"];
+/// What the kernel programs need: compiler, `core` for BPF and clippy, and LLVM for bpf-linker, which
+/// cargo builds. No clang and no libbpf. The cargo and rustc of `rust-toolchain.toml` stay first in PATH.
+pub const EBPF: &[&str] = &[
+    "llvm-22-dev",
+    "rustc-web",
+    "libstd-rust-web-dev-bpf",
+    "rust-web-clippy",
+];
 
 /// What the comparison needs besides.
 pub const BENCH: &[&str] = &["iperf3"];

@@ -59,6 +59,11 @@ impl Tally {
         self.failed_steps.push(name.to_owned());
     }
 
+    /// Shows a step that this machine cannot run and need not. It counts as nothing.
+    pub fn skipped(&mut self, name: &str, why: &str) {
+        println!("==> {name}\n<== {name}: SKIPPED, {why}\n");
+    }
+
     fn finish(&mut self, name: &str, succeeded: bool, started: Instant) {
         let word = if succeeded { "ok" } else { "FAILED" };
         println!("<== {name}: {word} ({} s)\n", started.elapsed().as_secs());

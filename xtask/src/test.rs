@@ -1,11 +1,11 @@
 //! `cargo xtask test`: everything that CI checks, in order.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Result, bail};
 
 use crate::step::Tally;
-use crate::{packages, require_root, root, tidy};
+use crate::{ebpf, own_cargo as cargo, packages, require_root, root, tidy};
 
 /// Black-box tests at once: they wait more than they compute.
 const BED_THREADS: &str = "--test-threads=4";
@@ -18,7 +18,12 @@ pub fn run() -> Result<()> {
     require_root("test")?;
     let mut tally = Tally::default();
     tally.check("packages", || {
-        packages::install_missing(&[packages::BUILD, packages::BED, packages::TESTS])
+        packages::install_missing(&[
+            packages::BUILD,
+            packages::BED,
+            packages::TESTS,
+            packages::EBPF,
+        ])
     });
     tally.check("house rules", tidy::run);
     tally.command("format", &mut cargo(&["fmt", "--all", "--check"])?);
@@ -31,6 +36,7 @@ pub fn run() -> Result<()> {
         "warnings",
     ];
     tally.command("clippy", &mut cargo(&clippy)?);
+    ebpf::steps(&mut tally)?;
     let units = [
         "test",
         "--workspace",
@@ -103,15 +109,7 @@ fn advisories(tally: &mut Tally) -> Result<()> {
     if probe.is_ok_and(|status| status.success()) {
         tally.command("cargo deny", &mut cargo(&["deny", "check"])?);
     } else {
-        println!("==> cargo deny\n<== cargo deny: SKIPPED, it is not installed\n");
+        tally.skipped("cargo deny", "it is not installed");
     }
     Ok(())
-}
-
-/// The cargo that runs this program, in the workspace.
-fn cargo(arguments: &[&str]) -> Result<Command> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(arguments).current_dir(root()?);
-    Ok(command)
 }

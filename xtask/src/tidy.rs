@@ -137,7 +137,7 @@ fn is_unsafe(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{LEFTOVERS, MAX_LINES, is_unsafe, offences_of};
+    use super::{LEFTOVERS, MAX_LINES, is_unsafe, offences_of, source_files};
     use std::path::Path;
 
     fn count(path: &str, text: &str) -> usize {
@@ -155,6 +155,20 @@ mod tests {
             assert_eq!(count("a/Cargo.toml", leftover), 1, "{leftover}");
         }
         assert_eq!(count("a/src/x.rs", "fn a() {}"), 0);
+    }
+
+    #[test]
+    fn workspaces_of_their_own_are_looked_at_without_what_was_built() {
+        let root = crate::root().expect("a workspace");
+        let files = source_files(&root).expect("files");
+        for file in ["ocserv-ebpf/Cargo.toml", "fuzz/Cargo.toml"] {
+            assert!(files.contains(&root.join(file)), "{file}");
+        }
+        let built = |path: &&std::path::PathBuf| {
+            let relative = path.strip_prefix(&root).unwrap_or(path);
+            relative.iter().any(|part| part == "target")
+        };
+        assert_eq!(files.iter().find(built), None);
     }
 
     #[test]
@@ -184,5 +198,6 @@ mod tests {
         let line = format!("{word} {{ a() }}");
         assert_eq!(count("ocserv-proto/src/x.rs", &line), 1);
         assert_eq!(count("ocserv-sys/src/x.rs", &line), 0);
+        assert_eq!(count("ocserv-ebpf/src/x.rs", &line), 0);
     }
 }
