@@ -5,6 +5,7 @@ pub mod confine;
 pub mod dataplane;
 pub mod gate;
 pub mod ipc;
+pub mod kernel_path;
 pub mod logging;
 pub mod role;
 pub mod secmod;

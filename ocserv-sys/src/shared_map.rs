@@ -102,7 +102,7 @@ impl Index<usize> for SharedSessions {
 }
 
 /// A mapped array. Unmapped when dropped.
-struct SharedArray<T: Shareable> {
+pub(crate) struct SharedArray<T: Shareable> {
     memory: NonNull<T>,
     len: usize,
 }
@@ -123,7 +123,7 @@ impl<T: Shareable> SharedArray<T> {
     }
 
     /// Maps an array.
-    fn open(fd: &OwnedFd, len: usize, backing: Backing) -> io::Result<Self> {
+    pub(crate) fn open(fd: &OwnedFd, len: usize, backing: Backing) -> io::Result<Self> {
         if backing == Backing::Memfd {
             memfd::check_seals(fd, SEALS)?;
             // Not fstat(2): a confined process may not.

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use ocserv_common::session::{ChannelState, Liveness, SessionShared};
 use ocserv_proto::Now;
 use ocserv_proto::dtls::DtlsChannel;
-use ocserv_proto::dtls::control::{DtlsSettings, Path};
+use ocserv_proto::dtls::control::Path;
 use ocserv_sys::shared_map::SharedSessions;
 
 use super::channel::{Channel, Flow};
@@ -98,10 +98,7 @@ impl Session {
     /// Puts a channel in place, whose record was started. That of the newest keys is the preferred
     /// one: after a restart of the dataplane they come in any order.
     pub fn install(&self, index: usize, crypto: DtlsChannel, flow: Flow) {
-        let settings = DtlsSettings {
-            dpd: Duration::from_secs(u64::from(self.params.dpd)),
-            switch_to_tcp: Duration::from_secs(u64::from(self.params.switch_to_tcp)),
-        };
+        let settings = self.params.dtls_settings();
         let generation = self.shared().channels[index & 1].generation();
         let channel = Channel::new(index, generation, crypto, flow, settings);
         self.mtu

@@ -1,9 +1,11 @@
 //! Messages between the supervisor and the dataplane.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use ocserv_proto::config::NetPriority;
 use ocserv_proto::dtls::ChannelKeys;
+use ocserv_proto::dtls::control::DtlsSettings;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{GateId, Slot};
@@ -144,4 +146,14 @@ pub struct SessionParams {
     pub tx_limit: u64,
     /// `net-priority`.
     pub net_priority: Option<NetPriority>,
+}
+
+impl SessionParams {
+    /// Timers of its DTLS channels.
+    pub fn dtls_settings(&self) -> DtlsSettings {
+        DtlsSettings {
+            dpd: Duration::from_secs(self.dpd.into()),
+            switch_to_tcp: Duration::from_secs(self.switch_to_tcp.into()),
+        }
+    }
 }

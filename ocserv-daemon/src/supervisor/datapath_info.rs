@@ -38,8 +38,7 @@ impl Supervisor {
     }
 
     fn open_records(&self) -> impl Iterator<Item = &SessionShared> {
-        self.open_tunnels()
-            .map(|tunnel| &self.shared[tunnel.slot])
+        self.open_tunnels().map(|tunnel| &self.shared[tunnel.slot])
     }
 }
 

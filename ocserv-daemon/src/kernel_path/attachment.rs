@@ -1,0 +1,141 @@
+//! Programs on devices.
+
+use anyhow::Context;
+use aya::programs::links::FdLink;
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::xdp::XdpMode;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
+
+use super::{KernelPath, missing};
+
+/// What a device is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceRole {
+    /// Towards clients.
+    Wan,
+    /// Towards the networks behind the gateway (`xdp-forward = direct`).
+    Lan,
+    /// The tun device.
+    Tun,
+}
+
+/// Where in the kernel a device's packets meet the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// XDP in the driver.
+    Native,
+    /// XDP in the stack.
+    Generic,
+    /// TC.
+    Tc,
+}
+
+/// A device with programs on it. They are detached when this is dropped.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its number.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: DeviceRole,
+    /// How.
+    pub mode: Mode,
+    /// Held for their end.
+    _links: Vec<FdLink>,
+}
+
+impl KernelPath {
+    /// Devices that have programs.
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// Puts the programs for a role on a device; XDP in the first of `modes` that the device has.
+    ///
+    /// # Errors
+    /// What the last mode failed with.
+    pub fn attach(
+        &mut self,
+        (ifindex, name): (u32, &str),
+        role: DeviceRole,
+        modes: &[Mode],
+    ) -> anyhow::Result<Mode> {
+        self.detach(ifindex);
+        let mut links = Vec::new();
+        let mode = match role {
+            DeviceRole::Tun => {
+                links.push(self.attach_tc("tc_tx", name, TcAttachType::Egress)?);
+                Mode::Tc
+            }
+            DeviceRole::Wan => {
+                links.push(self.attach_tc("tc_deliver", name, TcAttachType::Ingress)?);
+                let (link, mode) = self.attach_xdp("xdp_rx", ifindex, modes)?;
+                links.push(link);
+                mode
+            }
+            DeviceRole::Lan => {
+                let (link, mode) = self.attach_xdp("xdp_tx", ifindex, modes)?;
+                links.push(link);
+                mode
+            }
+        };
+        self.attached.push(Attached {
+            ifindex,
+            name: name.to_owned(),
+            role,
+            mode,
+            _links: links,
+        });
+        Ok(mode)
+    }
+
+    /// Takes the programs off a device, if there are any.
+    pub fn detach(&mut self, ifindex: u32) {
+        self.attached.retain(|device| device.ifindex != ifindex);
+    }
+
+    fn attach_xdp(
+        &mut self,
+        program: &str,
+        ifindex: u32,
+        modes: &[Mode],
+    ) -> anyhow::Result<(FdLink, Mode)> {
+        let program = self.ebpf.program_mut(program);
+        let program: &mut Xdp = program.ok_or_else(|| missing("program"))?.try_into()?;
+        let mut failure = anyhow::anyhow!("no mode is left to try");
+        for mode in modes {
+            let flags = match mode {
+                Mode::Native => XdpMode::Driver,
+                Mode::Generic | Mode::Tc => XdpMode::Skb,
+            };
+            let link = program
+                .attach_to_if_index(ifindex, flags)
+                .map_err(anyhow::Error::from)
+                .and_then(|id| Ok(program.take_link(id)?))
+                // What is not a link would outlive a crash, so it is given up.
+                .and_then(|link| Ok(FdLink::try_from(link)?));
+            match link {
+                Ok(link) => return Ok((link, *mode)),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn attach_tc(
+        &mut self,
+        program: &str,
+        device: &str,
+        direction: TcAttachType,
+    ) -> anyhow::Result<FdLink> {
+        let found = self.ebpf.program_mut(program);
+        let found: &mut SchedClassifier = found.ok_or_else(|| missing(program))?.try_into()?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = found
+            .attach_with_options(device, direction, options)
+            .with_context(|| format!("{program} on {device}"))?;
+        let link = found.take_link(id)?;
+        Ok(FdLink::try_from(link)?)
+    }
+}

@@ -1,0 +1,204 @@
+//! Loading the object.
+
+use aya::maps::Array;
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use ocserv_common::kernel::{BULK_HOLD_MS, MAX_SLOTS, Settings};
+use thiserror::Error;
+
+use super::KernelPath;
+use super::sessions::SessionMaps;
+use super::shards::ShardMaps;
+
+/// The programs, as `cargo xtask build-ebpf` made them.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("ocserv-ebpf.o");
+
+/// The oldest kernel: before it, TC programs have no links, so that they would outlive a supervisor
+/// that crashed, with the keys in their maps.
+const OLDEST_KERNEL: (u32, u32) = (6, 6);
+/// Programs of XDP.
+const XDP_PROGRAMS: [&str; 2] = ["xdp_rx", "xdp_tx"];
+/// Programs of TC.
+const TC_PROGRAMS: [&str; 2] = ["tc_deliver", "tc_tx"];
+/// Two channels, or leases of two families.
+const PER_SESSION: u32 = 2;
+
+/// What the programs are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Sessions that may be open at once.
+    pub slots: u32,
+    /// Longest record that they take, bytes.
+    pub max_record: u32,
+    /// `xdp-forward = direct`.
+    pub direct: bool,
+    /// The tun device.
+    pub tun_ifindex: u32,
+}
+
+/// Why there is no kernel path. The text is for the administrator.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Too old.
+    #[error("Linux {0} is too old: 6.6 or later is needed")]
+    OldKernel(String),
+    /// `PREEMPT_RT`: softirqs interrupt each other there, which the programs' memory does not allow for.
+    #[error("a real-time kernel (PREEMPT_RT) is not supported")]
+    Realtime,
+    /// No rights.
+    #[error("no right to load programs (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)")]
+    Rights,
+    /// The kernel refused a program; the verifier's last words.
+    #[error("the kernel refuses program {0}: {1}")]
+    Refused(&'static str, String),
+    /// Something else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A map or program that the object does not have.
+pub fn missing(name: &str) -> anyhow::Error {
+    anyhow::anyhow!("the object has no {name}")
+}
+
+impl KernelPath {
+    /// Loads programs and maps into the kernel. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`LoadError`]; everything works without.
+    pub fn load(options: Options) -> Result<Self, LoadError> {
+        check_kernel()?;
+        let other = |error: anyhow::Error| LoadError::Other(format!("{error:#}"));
+        let mut ebpf = load_maps(&options)?;
+        set_options(&mut ebpf, &options).map_err(other)?;
+        for name in XDP_PROGRAMS {
+            let program: &mut Xdp = program(&mut ebpf, name)?;
+            program.load().map_err(|error| refusal(name, &error))?;
+        }
+        for name in TC_PROGRAMS {
+            let program: &mut SchedClassifier = program(&mut ebpf, name)?;
+            program.load().map_err(|error| refusal(name, &error))?;
+        }
+        Ok(Self {
+            shards: ShardMaps::take(&mut ebpf).map_err(other)?,
+            sessions: SessionMaps::take(&mut ebpf).map_err(other)?,
+            ebpf,
+            options,
+            attached: Vec::new(),
+        })
+    }
+
+    /// Changes the longest record that the programs take.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub fn set_max_record(&mut self, max_record: u32) -> anyhow::Result<()> {
+        self.options.max_record = max_record;
+        set_options(&mut self.ebpf, &self.options)
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+{
+    let program = ebpf.program_mut(name);
+    program
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| LoadError::Other(missing(name).to_string()))
+}
+
+fn check_kernel() -> Result<(), LoadError> {
+    let release = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST_KERNEL {
+        return Err(LoadError::OldKernel(release));
+    }
+    let realtime = std::fs::read_to_string("/sys/kernel/realtime").unwrap_or_default();
+    if realtime.trim() == "1" {
+        return Err(LoadError::Realtime);
+    }
+    Ok(())
+}
+
+fn load_maps(options: &Options) -> Result<Ebpf, LoadError> {
+    let slots = options.slots.clamp(1, MAX_SLOTS);
+    let entries = slots * PER_SESSION;
+    EbpfLoader::new()
+        .map_max_entries("FLOWS", entries)
+        .map_max_entries("LEASES", entries)
+        .load(OBJECT)
+        .map_err(|error| match error {
+            error if is_permission(&error) => LoadError::Rights,
+            EbpfError::MapError(error) => LoadError::Other(format!("map: {}", chain(&error))),
+            error => LoadError::Other(chain(&error)),
+        })
+}
+
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.raw_os_error() == Some(libc::EPERM);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn refusal(name: &'static str, error: &ProgramError) -> LoadError {
+    if is_permission(error) {
+        return LoadError::Rights;
+    }
+    let ProgramError::LoadError { verifier_log, .. } = error else {
+        return LoadError::Refused(name, chain(error));
+    };
+    let log = verifier_log.to_string();
+    let said = log
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with("processed "));
+    LoadError::Refused(name, said.unwrap_or("no reason given").to_owned())
+}
+
+fn set_options(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
+    let settings = Settings {
+        max_record: options.max_record,
+        bulk_hold_ms: BULK_HOLD_MS,
+        tun_ifindex: options.tun_ifindex,
+        direct: options.direct.into(),
+    };
+    let map = ebpf
+        .map_mut("SETTINGS")
+        .ok_or_else(|| missing("SETTINGS"))?;
+    let mut map = Array::<_, [u32; 4]>::try_from(map)?;
+    let Settings {
+        max_record,
+        bulk_hold_ms,
+        tun_ifindex,
+        direct,
+    } = settings;
+    map.set(0, [max_record, bulk_hold_ms, tun_ifindex, direct], 0)?;
+    Ok(())
+}

@@ -1,0 +1,347 @@
+//! Sessions in the kernel: keys, flows and addresses.
+
+use std::collections::HashMap as StdMap;
+use std::net::{IpAddr, SocketAddr};
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie, MapData, MapError};
+use ocserv_common::kernel::{
+    Address, FlowKey, HAS_IPV4, HAS_IPV6, HAS_NETWORKS, KernelChannel, SessionKeys, address,
+    flow_target, prefix_len,
+};
+use ocserv_proto::config::NetPriority;
+use ocserv_proto::dtls::{ChannelKeys, Cipher};
+use zeroize::Zeroize;
+
+use super::{KernelPath, missing};
+use crate::ipc::dataplane::SessionParams;
+
+type FlowBytes = [u8; size_of::<FlowKey>()];
+
+/// Keys for a channel record of a session.
+#[derive(Debug)]
+pub struct NewChannel<'a> {
+    /// Which record, 0 or 1.
+    pub number: u8,
+    /// Key block.
+    pub keys: &'a ChannelKeys,
+    /// Number of the keys.
+    pub generation: u64,
+    /// Client's UDP address.
+    pub peer: SocketAddr,
+    /// Local UDP address.
+    pub local: SocketAddr,
+    /// Device that owns the local address; 0: unknown, packets to the client go through user space.
+    pub ifindex: u32,
+}
+
+/// Whether the programs can honour all settings of a session.
+pub fn fits(params: &SessionParams, keys: &ChannelKeys) -> bool {
+    keys.cipher == Cipher::ChaCha20Poly1305
+        && params.rx_limit == 0
+        && params.tx_limit == 0
+        && !matches!(params.net_priority, Some(NetPriority::Priority(_)))
+}
+
+/// What is in the maps of one session.
+struct Installed {
+    keys: SessionKeys,
+    leases: Vec<Address>,
+    networks: Vec<Key<Address>>,
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        for channel in &mut self.keys.channels {
+            wipe(channel);
+        }
+    }
+}
+
+fn wipe(channel: &mut KernelChannel) {
+    channel.client_key.zeroize();
+    channel.server_key.zeroize();
+    channel.client_iv.zeroize();
+    channel.server_iv.zeroize();
+    *channel = KernelChannel::EMPTY;
+}
+
+/// The maps that programs look sessions up in.
+pub(super) struct SessionMaps {
+    flows: HashMap<MapData, FlowBytes, u32>,
+    leases: HashMap<MapData, Address, u32>,
+    networks: LpmTrie<MapData, Address, u32>,
+    installed: StdMap<u32, Installed>,
+}
+
+impl SessionMaps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let mut map = |name: &str| ebpf.take_map(name).ok_or_else(|| missing(name));
+        Ok(Self {
+            flows: map("FLOWS")?.try_into()?,
+            leases: map("LEASES")?.try_into()?,
+            networks: map("NETWORKS")?.try_into()?,
+            installed: StdMap::new(),
+        })
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.installed.len()
+    }
+
+    /// Points a flow to a channel.
+    fn add_flow(&mut self, flow: &FlowKey, slot: u32, number: u8) -> Result<(), MapError> {
+        let target = flow_target(slot, number);
+        self.flows.insert(flow_bytes(flow), target, 0)
+    }
+
+    /// Removes a flow, unless it points to another session by now.
+    fn remove_flow(&mut self, flow: &FlowKey, slot: u32) {
+        let bytes = flow_bytes(flow);
+        let own = [0, 1].map(|number| flow_target(slot, number));
+        if self
+            .flows
+            .get(&bytes, 0)
+            .is_ok_and(|target| own.contains(&target))
+        {
+            // It may only be gone already.
+            let _ = self.flows.remove(&bytes);
+        }
+    }
+
+    /// Makes the client's addresses lead to its session, whoever had them before.
+    fn add_addresses(&mut self, slot: u32) -> Result<(), MapError> {
+        let Some(installed) = self.installed.get(&slot) else {
+            return Ok(());
+        };
+        for lease in &installed.leases {
+            self.leases.insert(lease, slot, 0)?;
+        }
+        for network in &installed.networks {
+            self.networks.insert(network, slot, 0)?;
+        }
+        Ok(())
+    }
+
+    fn remove_addresses(&mut self, slot: u32, installed: &Installed) {
+        for lease in &installed.leases {
+            if self.leases.get(lease, 0).is_ok_and(|owner| owner == slot) {
+                let _ = self.leases.remove(lease);
+            }
+        }
+        for network in &installed.networks {
+            if self
+                .networks
+                .get(network, 0)
+                .is_ok_and(|owner| owner == slot)
+            {
+                let _ = self.networks.remove(network);
+            }
+        }
+    }
+}
+
+impl KernelPath {
+    /// Puts keys into the kernel. From then on its programs carry the session's packets. `mtu`: its
+    /// largest inner packet.
+    ///
+    /// # Errors
+    /// When a map is full; nothing of the session is in the kernel then.
+    pub fn install(
+        &mut self,
+        params: &SessionParams,
+        mtu: u16,
+        dont_fragment: bool,
+        new: &NewChannel<'_>,
+    ) -> anyhow::Result<()> {
+        let slot = params.slot.0;
+        let flow = FlowKey::new(new.peer, new.local);
+        let is_first = !self.sessions.installed.contains_key(&slot);
+        let mut empty = installed(params, dont_fragment);
+        empty.keys.mtu = mtu.into();
+        let installed = self.sessions.installed.entry(slot).or_insert(empty);
+        let number = new.number & 1;
+        let other = &installed.keys.channels[usize::from(1 - number)];
+        let former = other.generation != 0 && other.flow == flow;
+        installed.keys.channels[usize::from(number)] = channel(new, flow, former);
+        installed.keys.newest = number;
+        self.shards.store_session(slot, &installed.keys);
+        let channel = &installed.keys.channels[usize::from(number)];
+        self.shards.store_channel(slot, number.into(), channel);
+        let added = self.sessions.add_flow(&flow, slot, number);
+        let added = added.and_then(|()| match is_first {
+            true => self.sessions.add_addresses(slot),
+            false => Ok(()),
+        });
+        if let Err(error) = added {
+            self.remove(slot);
+            anyhow::bail!("{error}");
+        }
+        Ok(())
+    }
+
+    /// Takes the keys of one channel out. Another one of the session goes on.
+    pub fn end_channel(&mut self, slot: u32, number: usize) {
+        let Some(installed) = self.sessions.installed.get_mut(&slot) else {
+            return;
+        };
+        let (number, other) = (number & 1, 1 - (number & 1));
+        let ended = &mut installed.keys.channels[number];
+        let flow = ended.flow;
+        let was_used = ended.generation != 0;
+        wipe(ended);
+        self.shards
+            .store_channel(slot, number, &KernelChannel::EMPTY);
+        let rest = &mut installed.keys.channels[other];
+        if rest.generation == 0 {
+            self.remove(slot);
+            return;
+        }
+        if !was_used {
+            return;
+        }
+        if rest.flow == flow {
+            rest.former = 0;
+            self.shards.store_channel(slot, other, &*rest);
+            if self.sessions.add_flow(&flow, slot, other as u8).is_err() {
+                self.remove(slot);
+            }
+        } else {
+            self.sessions.remove_flow(&flow, slot);
+        }
+    }
+
+    /// The client's channels are at another address now.
+    pub fn move_session(&mut self, slot: u32, peer: SocketAddr, local: SocketAddr, ifindex: u32) {
+        let Some(installed) = self.sessions.installed.get_mut(&slot) else {
+            return;
+        };
+        let flow = FlowKey::new(peer, local);
+        let newest = installed.keys.newest;
+        let mut former_flows = Vec::new();
+        for (number, channel) in installed.keys.channels.iter_mut().enumerate() {
+            if channel.generation != 0 {
+                former_flows.push(channel.flow);
+                channel.flow = flow;
+                channel.ifindex = ifindex;
+                self.shards.store_channel(slot, number, channel);
+            }
+        }
+        for former in former_flows {
+            if former != flow {
+                self.sessions.remove_flow(&former, slot);
+            }
+        }
+        if self.sessions.add_flow(&flow, slot, newest).is_err() {
+            self.remove(slot);
+        }
+    }
+
+    /// The session's largest inner packet has changed.
+    pub fn set_mtu(&mut self, slot: u32, mtu: u16) {
+        if let Some(installed) = self.sessions.installed.get_mut(&slot) {
+            installed.keys.mtu = mtu.into();
+            self.shards.store_session(slot, &installed.keys);
+        }
+    }
+
+    /// Takes a session out of the kernel and overwrites its keys.
+    pub fn remove(&mut self, slot: u32) {
+        let Some(installed) = self.sessions.installed.remove(&slot) else {
+            return;
+        };
+        self.shards.clear(slot);
+        for channel in &installed.keys.channels {
+            if channel.generation != 0 {
+                self.sessions.remove_flow(&channel.flow, slot);
+            }
+        }
+        self.sessions.remove_addresses(slot, &installed);
+    }
+
+    /// Devices have changed: each channel is sent by the one that owns its local address.
+    pub fn refresh_devices(&mut self, ifindex_of: impl Fn(IpAddr) -> u32) {
+        for (slot, installed) in &mut self.sessions.installed {
+            for (number, channel) in installed.keys.channels.iter_mut().enumerate() {
+                let ifindex = ifindex_of(ocserv_common::kernel::ip(channel.flow.local));
+                if channel.generation != 0 && channel.ifindex != ifindex {
+                    channel.ifindex = ifindex;
+                    self.shards.store_channel(*slot, number, channel);
+                }
+            }
+        }
+    }
+}
+
+fn flow_bytes(flow: &FlowKey) -> FlowBytes {
+    let mut bytes = [0; size_of::<FlowKey>()];
+    let parts = [
+        &flow.peer[..],
+        &flow.local,
+        &flow.peer_port,
+        &flow.local_port,
+    ];
+    for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    bytes
+}
+
+/// A session without channels.
+fn installed(params: &SessionParams, dont_fragment: bool) -> Installed {
+    let mut keys = SessionKeys::EMPTY;
+    keys.silence_ms = params.dtls_settings().silence_ms();
+    keys.dont_fragment = dont_fragment.into();
+    if let Some(NetPriority::Tos(tos)) = params.net_priority {
+        keys.tos = tos;
+    }
+    let mut leases = Vec::new();
+    let mut networks = Vec::new();
+    if let Some(ipv4) = params.ipv4 {
+        keys.ipv4 = ipv4.octets();
+        keys.flags |= HAS_IPV4;
+        leases.push(address(ipv4.into()));
+    }
+    if let Some((ipv6, len)) = params.ipv6 {
+        keys.ipv6 = ipv6.octets();
+        let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128)));
+        keys.ipv6_mask = mask.unwrap_or(0).to_be_bytes();
+        keys.flags |= HAS_IPV6;
+        leases.push(address(ipv6.into()));
+        if len < 128 {
+            networks.push(Key::new(len.into(), keys.ipv6));
+        }
+    }
+    for (network, len) in &params.iroutes {
+        keys.flags |= HAS_NETWORKS;
+        networks.push(Key::new(prefix_len(*network, *len), address(*network)));
+    }
+    Installed {
+        keys,
+        leases,
+        networks,
+    }
+}
+
+fn channel(new: &NewChannel<'_>, flow: FlowKey, former: bool) -> KernelChannel {
+    let mut channel = KernelChannel {
+        generation: new.generation,
+        flow,
+        ifindex: new.ifindex,
+        epoch: new.keys.epoch,
+        former: former.into(),
+        ..KernelChannel::EMPTY
+    };
+    copy_words(&mut channel.client_key, new.keys.client_key.expose());
+    copy_words(&mut channel.server_key, new.keys.server_key.expose());
+    copy_words(&mut channel.client_iv, new.keys.client_iv.expose());
+    copy_words(&mut channel.server_iv, new.keys.server_iv.expose());
+    channel
+}
+
+fn copy_words(to: &mut [u32], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from.chunks_exact(4)) {
+        *to = u32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+    }
+}
