@@ -45,7 +45,39 @@ pub struct Attached {
     _links: Vec<FdLink>,
 }
 
+impl Mode {
+    /// Its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+impl DeviceRole {
+    /// Its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Wan => "wan",
+            Self::Lan => "lan",
+            Self::Tun => "tun",
+        }
+    }
+}
+
 impl KernelPath {
+    /// Remembers that a device takes no programs.
+    pub fn refuse(&mut self, ifindex: u32) {
+        self.refused.insert(ifindex);
+    }
+
+    /// Whether [`Self::refuse`] was said of a device.
+    pub fn was_refused(&self, ifindex: u32) -> bool {
+        self.refused.contains(&ifindex)
+    }
+
     /// Devices that have programs.
     pub fn attached(&self) -> &[Attached] {
         &self.attached

@@ -1,5 +1,7 @@
 //! Loading the object.
 
+use std::collections::HashSet;
+
 use aya::maps::Array;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -85,6 +87,7 @@ impl KernelPath {
             ebpf,
             options,
             attached: Vec::new(),
+            refused: HashSet::new(),
         })
     }
 

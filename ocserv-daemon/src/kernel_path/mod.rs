@@ -9,6 +9,8 @@ mod loading;
 mod sessions;
 mod shards;
 
+use std::collections::HashSet;
+
 use aya::Ebpf;
 use ocserv_common::kernel::{Counted, Counts};
 
@@ -26,6 +28,8 @@ pub struct KernelPath {
     shards: ShardMaps,
     sessions: SessionMaps,
     attached: Vec<Attached>,
+    /// Devices that take no programs.
+    refused: HashSet<u32>,
 }
 
 impl KernelPath {

@@ -181,6 +181,12 @@ impl KernelPath {
         Ok(())
     }
 
+    /// Whether a channel record's keys of that number are in the kernel.
+    pub fn has(&self, slot: u32, number: usize, generation: u64) -> bool {
+        let installed = self.sessions.installed.get(&slot);
+        installed.is_some_and(|i| i.keys.channels[number & 1].generation == generation)
+    }
+
     /// Takes the keys of one channel out. Another one of the session goes on.
     pub fn end_channel(&mut self, slot: u32, number: usize) {
         let Some(installed) = self.sessions.installed.get_mut(&slot) else {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::bans::BanList;
 use super::closing::Closing;
 use super::control::ControlCall;
+use super::devices::Device;
 use super::events::EventFeed;
 use super::gates::Gates;
 use super::lease::LeasePool;
@@ -29,6 +30,7 @@ use crate::ipc::dataplane::{FromDataplane, ToDataplane};
 use crate::ipc::gate::FromGate;
 use crate::ipc::ids::{ConnId, GateId, SessionName};
 use crate::ipc::secmod::{FromSecmod, SessionRecord, ToSecmod};
+use crate::kernel_path::KernelPath;
 use crate::logging;
 
 /// Everything that happens to the supervisor.
@@ -58,6 +60,8 @@ pub enum Event {
     Opened(ConnId, u64, OpenResult, Box<Undo>),
     /// occtl asks.
     Control(ControlCall),
+    /// Devices or their addresses have changed.
+    DevicesChanged,
     /// A second passed.
     Tick,
     /// SIGHUP.
@@ -125,7 +129,11 @@ pub struct Supervisor {
     pub(super) threads: usize,
     pub(super) udp_port: u16,
     /// Packets may pass inside the kernel.
-    pub(super) kernel_path_on: bool,
+    pub(super) kernel: Option<KernelPath>,
+    /// Why there is none.
+    pub(super) kernel_off: String,
+    /// The host's devices, as the kernel path last saw them.
+    pub(super) devices: Vec<Device>,
     pub(super) ticket_key: Secret,
 
     pub(super) events: mpsc::Sender<Event>,
@@ -204,6 +212,7 @@ impl Supervisor {
                 self.on_opened(conn, step, result, *undo).await;
             }
             Event::Control(call) => self.on_control(call).await,
+            Event::DevicesChanged => self.follow_devices().await,
             Event::Tick => self.on_tick().await,
             Event::Reload => self.reload().map_or_else(
                 |error| tracing::error!("the configuration in force is kept: {error:#}"),

@@ -1,10 +1,12 @@
 //! What `occtl show datapath` is told.
 
+use ocserv_common::kernel::Counted;
 use ocserv_common::session::{DropReason, SessionShared};
 use ocserv_proto::config::XdpForward;
-use ocserv_proto::control::{DatapathInfo, PathTraffic};
+use ocserv_proto::control::{DatapathDevice, DatapathInfo, PathTraffic, ProgramInfo};
 
 use super::Supervisor;
+use crate::kernel_path::{Attached, KernelPath};
 
 impl Supervisor {
     /// The paths of packets as they are now.
@@ -16,16 +18,20 @@ impl Supervisor {
             XdpForward::Stack => "stack",
             XdpForward::Direct => "direct",
         };
-        DatapathInfo {
+        let mut info = DatapathInfo {
             state: "off".to_owned(),
-            reason: "no kernel path".to_owned(),
+            reason: self.kernel_off.clone(),
             forward: forward.to_owned(),
             max_record: self.config.xdp_max_record,
             sessions: with_dtls.count() as u64,
             user: self.all_traffic(),
             user_drops: drops(self.open_records()),
             ..DatapathInfo::default()
+        };
+        if let Some(kernel) = &self.kernel {
+            add_kernel(&mut info, kernel);
         }
+        info
     }
 
     /// Packets of all sessions since the start, whichever path they took.
@@ -41,6 +47,64 @@ impl Supervisor {
         self.open_tunnels().map(|tunnel| &self.shared[tunnel.slot])
     }
 }
+
+/// The kernel's part. A session's record counts both paths.
+fn add_kernel(info: &mut DatapathInfo, kernel: &KernelPath) {
+    "on".clone_into(&mut info.state);
+    info.reason.clear();
+    info.max_record = kernel.options().max_record;
+    let program = |(name, id)| ProgramInfo { name, id };
+    info.programs = kernel.programs().into_iter().map(program).collect();
+    info.programs.sort_by(|a, b| a.name.cmp(&b.name));
+    let device = |has: &Attached| DatapathDevice {
+        name: has.name.clone(),
+        role: has.role.word().to_owned(),
+        mode: has.mode.word().to_owned(),
+    };
+    info.devices = kernel.attached().iter().map(device).collect();
+    info.kernel_sessions = kernel.session_count() as u64;
+    let counts = match kernel.counts() {
+        Ok(counts) => counts,
+        Err(error) => {
+            tracing::warn!("cannot read the kernel path's counters: {error:#}");
+            return;
+        }
+    };
+    let of = |what: Counted| counts.values[what as usize];
+    info.kernel = PathTraffic {
+        rx_packets: of(Counted::RxPackets),
+        rx_bytes: of(Counted::RxBytes),
+        tx_packets: of(Counted::TxPackets),
+        tx_bytes: of(Counted::TxBytes),
+    };
+    info.direct_rx_packets = of(Counted::RxDirect);
+    info.direct_tx_packets = of(Counted::TxDirect);
+    let user = &mut info.user;
+    user.rx_packets = user.rx_packets.saturating_sub(info.kernel.rx_packets);
+    user.rx_bytes = user.rx_bytes.saturating_sub(info.kernel.rx_bytes);
+    user.tx_packets = user.tx_packets.saturating_sub(info.kernel.tx_packets);
+    user.tx_bytes = user.tx_bytes.saturating_sub(info.kernel.tx_bytes);
+    let named = |(what, name): &(Counted, &str)| ((*name).to_owned(), of(*what));
+    info.left = LEFT.iter().map(named).collect();
+    info.kernel_drops = DROPPED.iter().map(named).collect();
+}
+
+/// Why programs leave packets to user space.
+const LEFT: [(Counted, &str); 5] = [
+    (Counted::UpControl, "control"),
+    (Counted::UpBulk, "bulk"),
+    (Counted::UpForm, "form"),
+    (Counted::UpSession, "session"),
+    (Counted::UpRoute, "route"),
+];
+/// Why they drop some.
+const DROPPED: [(Counted, &str); 5] = [
+    (Counted::DropSource, "source"),
+    (Counted::DropReplay, "replay"),
+    (Counted::DropAuth, "authentication"),
+    (Counted::DropMalformed, "malformed"),
+    (Counted::DropFrame, "frame"),
+];
 
 /// The traffic counters of a session.
 pub fn traffic(shared: &SessionShared) -> PathTraffic {

@@ -14,6 +14,7 @@ use super::{Event, Supervisor};
 use crate::ipc::dataplane::{FromDataplane, ToDataplane};
 use crate::ipc::gate::ToGate;
 use crate::ipc::ids::{ConnId, GateId, Slot};
+use crate::kernel_path::KernelPath;
 use crate::role::Role;
 
 /// What a session needs after a restart: itself, and the keys of two channels.
@@ -26,13 +27,14 @@ const MIN_KEY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 pub fn take_slot(
     slots: &mut Slots,
     shards: &mut Shards,
+    kernel: Option<&mut KernelPath>,
     dataplane: Option<&Peer<ToDataplane>>,
 ) -> Option<Slot> {
     let Some(slot) = slots.take() else {
         tracing::error!("every session record is in use");
         return None;
     };
-    match shards.make_for(slot) {
+    match shards.make_for(slot, kernel) {
         Ok(None) => {}
         Ok(Some((index, memory))) => {
             if let Some(dataplane) = dataplane {
@@ -127,6 +129,8 @@ impl Supervisor {
             FromDataplane::Ready => tracing::debug!("the dataplane is up"),
             FromDataplane::KeysInstalled { slot } => {
                 if let Some(conn) = self.by_slot(slot) {
+                    // Before the client's first record can come.
+                    self.install_in_kernel(conn);
                     self.tell_gate(conn, ToGate::KeysInstalled { conn });
                 }
             }
@@ -161,6 +165,7 @@ impl Supervisor {
         for installed in tunnel.channels.iter_mut().flatten() {
             (installed.peer, installed.local) = (peer, local);
         }
+        self.move_in_kernel(slot, peer, local);
     }
 
     /// What occtl shows. What was agreed on stays the upper bound, also for another dataplane.
@@ -174,6 +179,9 @@ impl Supervisor {
             .and_then(|c| c.tunnel.as_mut())
         {
             tunnel.mtu = mtu.min(tunnel.params.mtu);
+            if let Some(kernel) = &mut self.kernel {
+                kernel.set_mtu(slot.0, tunnel.mtu);
+            }
         }
     }
 
@@ -203,6 +211,9 @@ impl Supervisor {
                 user = %tunnel.username, channel, generation = former.generation,
                 "keys of a DTLS channel forgotten"
             );
+            if let Some(kernel) = &mut self.kernel {
+                kernel.end_channel(tunnel.slot.0, channel);
+            }
         }
     }
 

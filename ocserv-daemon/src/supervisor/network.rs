@@ -37,6 +37,16 @@ impl Network {
         })
     }
 
+    /// The netlink connection.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Number of the device.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Gives the device an address and, by its prefix, the route to the pool.
     ///
     /// # Errors

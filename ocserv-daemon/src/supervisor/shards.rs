@@ -9,29 +9,7 @@ use ocserv_common::session::SessionShared;
 use ocserv_sys::shared_map::{Backing, SharedSessions};
 
 use crate::ipc::ids::Slot;
-
-/// Where the memory of shards comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A memory file for each.
-    MemoryFiles,
-}
-
-impl Source {
-    /// What its descriptors are.
-    pub fn backing(self) -> Backing {
-        match self {
-            Self::MemoryFiles => Backing::Memfd,
-        }
-    }
-
-    /// Zeroed memory for another shard.
-    fn make(self) -> io::Result<OwnedFd> {
-        match self {
-            Self::MemoryFiles => SharedSessions::create_shard(),
-        }
-    }
-}
+use crate::kernel_path::KernelPath;
 
 /// A shard's number and a descriptor of its memory.
 pub type Shard = (u32, OwnedFd);
@@ -39,16 +17,16 @@ pub type Shard = (u32, OwnedFd);
 /// The session records and the descriptors of their memory.
 pub struct Shards {
     sessions: SharedSessions,
-    source: Source,
+    backing: Backing,
     made: Vec<Shard>,
 }
 
 impl Shards {
     /// Room for `slots` sessions, without memory yet.
-    pub fn new(slots: u32, source: Source) -> Self {
+    pub fn new(slots: u32, backing: Backing) -> Self {
         Self {
             sessions: SharedSessions::new(slots),
-            source,
+            backing,
             made: Vec::new(),
         }
     }
@@ -60,19 +38,27 @@ impl Shards {
 
     /// What the descriptors are.
     pub fn backing(&self) -> Backing {
-        self.source.backing()
+        self.backing
     }
 
-    /// Makes the shard of a slot, unless there is one. A new one is returned for the dataplane.
+    /// Makes the shard of a slot, unless there is one: a map of the kernel path where there is one, or a
+    /// memory file. A new one is returned for the dataplane.
     ///
     /// # Errors
     /// When there is no memory or descriptor for it, or no such slot. Nothing was made then.
-    pub fn make_for(&mut self, slot: Slot) -> io::Result<Option<Shard>> {
+    pub fn make_for(
+        &mut self,
+        slot: Slot,
+        kernel: Option<&mut KernelPath>,
+    ) -> io::Result<Option<Shard>> {
         if self.sessions.get(slot.0 as usize).is_some() {
             return Ok(None);
         }
         let index = slot.0 / SLOTS_PER_SHARD;
-        let memory = self.source.make()?;
+        let memory = match kernel {
+            Some(kernel) => kernel.make_shard(index)?,
+            None => SharedSessions::create_shard()?,
+        };
         let copy = memory.try_clone()?;
         self.sessions.add(index, &memory, self.backing())?;
         self.made.push((index, memory));
@@ -104,19 +90,19 @@ mod tests {
 
     #[test]
     fn a_shard_is_made_with_its_first_slot() {
-        let mut shards = Shards::new(SLOTS_PER_SHARD + 1, Source::MemoryFiles);
+        let mut shards = Shards::new(SLOTS_PER_SHARD + 1, Backing::Memfd);
         assert!(shards.all().unwrap().is_empty());
-        let (index, memory) = shards.make_for(Slot(3)).unwrap().unwrap();
+        let (index, memory) = shards.make_for(Slot(3), None).unwrap().unwrap();
         assert_eq!(index, 0);
         assert!(
             shards
-                .make_for(Slot(SLOTS_PER_SHARD - 1))
+                .make_for(Slot(SLOTS_PER_SHARD - 1), None)
                 .unwrap()
                 .is_none()
         );
         let last = Slot(SLOTS_PER_SHARD);
-        assert_eq!(shards.make_for(last).unwrap().unwrap().0, 1);
-        assert!(shards.make_for(Slot(SLOTS_PER_SHARD + 1)).is_err());
+        assert_eq!(shards.make_for(last, None).unwrap().unwrap().0, 1);
+        assert!(shards.make_for(Slot(SLOTS_PER_SHARD + 1), None).is_err());
 
         shards[Slot(3)].rx_bytes.add(5);
         shards[last].rx_bytes.add(6);

@@ -11,6 +11,7 @@ use ocserv_common::kernel::MAX_SLOTS;
 use ocserv_proto::config::{self, Config};
 use ocserv_proto::secret::Secret;
 use ocserv_sys::process;
+use ocserv_sys::shared_map::Backing;
 use ocserv_sys::tun::TunDevice;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -21,10 +22,10 @@ use super::events::EventFeed;
 use super::lease::LeasePool;
 use super::network::Network;
 use super::setup::VhostFiles;
-use super::shards::{Shards, Source};
+use super::shards::Shards;
 use super::state::Slots;
 use super::stats::Stats;
-use super::{Event, Supervisor, accept, check, control, listen, opening};
+use super::{Event, Supervisor, accept, check, control, kernel_link, listen, opening};
 use crate::cli::Options;
 use crate::logging;
 
@@ -211,6 +212,14 @@ fn build(
     let now = SystemTime::now();
     let file_times = super::reload::file_times(&config);
     let udp_port = udp_port(&config, &listeners);
+    let (kernel, kernel_off) = match kernel_link::load(&config, slots, udp_port, network.index()) {
+        Ok(kernel) => (Some(kernel), String::new()),
+        Err(reason) => (None, reason),
+    };
+    let backing = match kernel {
+        Some(_) => Backing::KernelMap,
+        None => Backing::Memfd,
+    };
     Ok(Supervisor {
         bans: BanList::new(ban_settings(&config), CAPACITY),
         stats: Stats::new(config.server_stats_reset_time.unwrap_or_default(), now),
@@ -226,7 +235,9 @@ fn build(
         traceable: launch.traceable,
         threads,
         udp_port,
-        kernel_path_on: false,
+        kernel,
+        kernel_off,
+        devices: Vec::new(),
         ticket_key: Secret::new(key),
         events,
         listeners,
@@ -247,7 +258,7 @@ fn build(
         device,
         tun,
         network,
-        shared: Shards::new(slots, Source::MemoryFiles),
+        shared: Shards::new(slots, backing),
         slots: Slots::new(slots),
         generation_of_keys: 0,
         connections: HashMap::new(),
@@ -383,6 +394,7 @@ impl Supervisor {
     pub async fn open_for_business(&mut self) -> anyhow::Result<()> {
         self.network.up().await?;
         self.take_server_addresses().await?;
+        self.start_kernel_path().await;
         self.start_dataplane()?;
         self.start_gates();
         for socket in &self.listeners.tcp {

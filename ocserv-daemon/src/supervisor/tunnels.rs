@@ -228,7 +228,8 @@ impl Supervisor {
             (TunnelRefused::NoAddress, true)
         })?;
         let dataplane = self.dataplane.as_ref();
-        let Some(slot) = take_slot(&mut self.slots, &mut self.shared, dataplane) else {
+        let kernel = self.kernel.as_mut();
+        let Some(slot) = take_slot(&mut self.slots, &mut self.shared, kernel, dataplane) else {
             self.leases.release(&record.name);
             return Err((TunnelRefused::Internal, true));
         };
@@ -462,6 +463,9 @@ impl Supervisor {
         tunnel.params.mtu = tunnel.mtu;
         tunnel.tls_cipher = printable(&tls_cipher);
         let (slot, mtu) = (tunnel.slot, tunnel.mtu);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.set_mtu(slot.0, mtu);
+        }
         self.tell_dataplane(ToDataplane::MtuChanged { slot, mtu });
         self.stats.mtu_negotiated(mtu);
         self.fit_device_mtu().await;

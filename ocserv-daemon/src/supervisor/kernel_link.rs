@@ -1,0 +1,225 @@
+//! The kernel path as part of the supervisor: when it is there, which devices and sessions it has.
+//!
+//! Whatever fails here costs speed only: the dataplane carries what the kernel does not.
+
+use std::net::SocketAddr;
+
+use ocserv_proto::config::{Config, XdpForward, XdpMode};
+use ocserv_sys::shared_map::Backing;
+
+use super::Supervisor;
+use super::devices::{self, Device};
+use super::shards::Shards;
+use crate::ipc::ids::{ConnId, Slot};
+use crate::kernel_path::{self, DeviceRole, KernelPath, Mode, NewChannel, Options};
+
+/// Loads the kernel path if the configuration wants it. Without one, the reason.
+pub fn load(
+    config: &Config,
+    slots: u32,
+    udp_port: u16,
+    tun_ifindex: u32,
+) -> Result<KernelPath, String> {
+    if config.xdp == XdpMode::Off {
+        return Err("xdp = off".to_owned());
+    }
+    if udp_port == 0 {
+        return Err("there is no UDP port".to_owned());
+    }
+    if config.listen_netns.is_some() {
+        return Err("the sockets are in another network namespace (listen-netns)".to_owned());
+    }
+    let options = Options {
+        slots,
+        max_record: config.xdp_max_record,
+        direct: config.xdp_forward == XdpForward::Direct,
+        tun_ifindex,
+    };
+    KernelPath::load(options).map_err(|error| error.to_string())
+}
+
+/// What to try on a device, in order.
+fn modes(config: &Config) -> &'static [Mode] {
+    match config.xdp {
+        XdpMode::Auto => &[Mode::Native, Mode::Generic],
+        XdpMode::Native => &[Mode::Native],
+        XdpMode::Generic => &[Mode::Generic],
+        XdpMode::Off => &[],
+    }
+}
+
+impl Supervisor {
+    /// Attaches the programs and begins to watch devices.
+    pub(super) async fn start_kernel_path(&mut self) {
+        let Some(kernel) = &mut self.kernel else {
+            tracing::info!(
+                "no kernel path: {}; user space carries all packets",
+                self.kernel_off
+            );
+            return;
+        };
+        let tun = (kernel.options().tun_ifindex, &*self.device);
+        if let Err(error) = kernel.attach(tun, DeviceRole::Tun, &[]) {
+            self.end_kernel_path(&format!("{error:#}"));
+            return;
+        }
+        self.follow_devices().await;
+        if let Err(error) = devices::watch(self.events.clone()) {
+            tracing::warn!("{error:#}: the kernel path does not follow changes of devices");
+        }
+    }
+
+    /// There is no kernel path, as it turned out before the first session.
+    fn end_kernel_path(&mut self, reason: &str) {
+        tracing::warn!("the kernel path is off: {reason}; user space carries all packets");
+        self.kernel_off = reason.to_owned();
+        self.kernel = None;
+        self.shared = Shards::new(self.shared.slots() as u32, Backing::Memfd);
+    }
+
+    /// Compares the devices with what has programs.
+    pub(super) async fn follow_devices(&mut self) {
+        if self.kernel.is_none() {
+            return;
+        }
+        match devices::list(self.network.handle()).await {
+            Ok(devices) => self.devices = devices,
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                return;
+            }
+        }
+        let wanted = self.wanted_devices();
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
+        let gone: Vec<_> = kernel
+            .attached()
+            .iter()
+            .filter(|has| has.role != DeviceRole::Tun)
+            .filter(|has| {
+                !wanted
+                    .iter()
+                    .any(|(device, role)| (device.index, *role) == (has.ifindex, has.role))
+            })
+            .map(|has| (has.ifindex, has.name.clone()))
+            .collect();
+        for (ifindex, name) in gone {
+            tracing::info!("kernel path: device {name} has no programs any more");
+            kernel.detach(ifindex);
+        }
+        let modes = modes(&self.config);
+        for (device, role) in wanted {
+            attach(kernel, &device, role, modes);
+        }
+        let devices = &self.devices;
+        kernel.refresh_devices(|ip| devices::index_of(devices, ip));
+    }
+
+    fn wanted_devices(&self) -> Vec<(Device, DeviceRole)> {
+        let config = &self.config;
+        let direct = config.xdp_forward == XdpForward::Direct;
+        let named = |names: &[String], device: &Device| names.contains(&device.name);
+        let is_lan = |device: &Device| direct && named(&config.xdp_lan_interfaces, device);
+        let listening = self.udp_addresses();
+        let wan: Vec<&Device> = if config.xdp_interfaces.is_empty() {
+            devices::owners(&self.devices, &listening).collect()
+        } else {
+            let usable = self.devices.iter().filter(|device| device.is_usable);
+            usable
+                .filter(|device| named(&config.xdp_interfaces, device))
+                .collect()
+        };
+        let wan = wan
+            .into_iter()
+            .filter(|device| !is_lan(device))
+            .map(|device| (device.clone(), DeviceRole::Wan));
+        let lan = self
+            .devices
+            .iter()
+            .filter(|device| device.is_usable && is_lan(device))
+            .map(|device| (device.clone(), DeviceRole::Lan));
+        wan.chain(lan).collect()
+    }
+
+    fn udp_addresses(&self) -> Vec<SocketAddr> {
+        let sockets = self.listeners.udp.first().into_iter().flatten();
+        let address = |fd| socket2::SockRef::from(fd).local_addr().ok()?.as_socket();
+        sockets.filter_map(address).collect()
+    }
+
+    /// Gives the kernel those keys of a session that it does not have.
+    pub(super) fn install_in_kernel(&mut self, conn: ConnId) {
+        let tunnel = self.connections.get(&conn).and_then(|c| c.tunnel.as_ref());
+        let (Some(kernel), Some(tunnel)) = (&mut self.kernel, tunnel) else {
+            return;
+        };
+        let slot = tunnel.slot;
+        let mut channels: Vec<_> = tunnel
+            .channels
+            .iter()
+            .enumerate()
+            .filter_map(|(number, channel)| Some((number, channel.as_ref()?)))
+            // The dataplane has begun the record of these keys.
+            .filter(|(number, channel)| {
+                self.shared[slot].channels[*number].generation() == channel.generation
+            })
+            .filter(|(number, channel)| !kernel.has(slot.0, *number, channel.generation))
+            .collect();
+        channels.sort_by_key(|(_, channel)| channel.generation);
+        for (number, channel) in channels {
+            if !kernel_path::fits(&tunnel.params, &channel.keys) {
+                kernel.remove(slot.0);
+                return;
+            }
+            let new = NewChannel {
+                number: number as u8,
+                keys: &channel.keys,
+                generation: channel.generation,
+                peer: channel.peer,
+                local: channel.local,
+                ifindex: devices::index_of(&self.devices, channel.local.ip()),
+            };
+            // What gate and client agree on may not be known yet.
+            let mtu = if tunnel.mtu == 0 {
+                tunnel.params.mtu
+            } else {
+                tunnel.mtu
+            };
+            let dont_fragment = self.config.try_mtu_discovery;
+            if let Err(error) = kernel.install(&tunnel.params, mtu, dont_fragment, &new) {
+                tracing::warn!(user = %tunnel.username, "not in the kernel: {error:#}");
+            }
+        }
+    }
+
+    /// A session's channels are at another address.
+    pub(super) fn move_in_kernel(&mut self, slot: Slot, peer: SocketAddr, local: SocketAddr) {
+        if let Some(kernel) = &mut self.kernel {
+            let ifindex = devices::index_of(&self.devices, local.ip());
+            kernel.move_session(slot.0, peer, local, ifindex);
+        }
+    }
+}
+
+fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[Mode]) {
+    let has = |has: &kernel_path::Attached| has.ifindex == device.index && has.role == role;
+    if kernel.attached().iter().any(has) || kernel.was_refused(device.index) {
+        return;
+    }
+    match kernel.attach((device.index, &device.name), role, modes) {
+        Ok(mode) => tracing::info!(
+            "kernel path: programs on device {} ({})",
+            device.name,
+            mode.word()
+        ),
+        Err(error) => {
+            // Once for each device: its events would repeat it.
+            kernel.refuse(device.index);
+            tracing::warn!(
+                "kernel path: no programs on device {}: {error:#}; user space carries its packets",
+                device.name
+            );
+        }
+    }
+}
