@@ -141,7 +141,7 @@ pub struct KernelChannel {
     pub server_iv: [u32; 3],
     /// Where the client is.
     pub flow: FlowKey,
-    /// Device to send by.
+    /// Device to send by, until a record shows by which the client comes (`Liveness::ifindex`).
     pub ifindex: u32,
     /// Epoch of the records.
     pub epoch: u16,

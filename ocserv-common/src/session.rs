@@ -53,7 +53,7 @@ pub struct ChannelState {
     generation: AtomicU64,
     /// Whether the client can be reached by this channel.
     pub live: Liveness,
-    spare: [u64; 2],
+    spare: [u64; 1],
     window: ReplayWindow,
 }
 
@@ -69,6 +69,9 @@ pub struct Liveness {
     pub last_rx_ms: Counter,
     /// When the first authentic record of any kind came; 0: not yet.
     pub confirmed_ms: Counter,
+    /// Number of the device that the kernel path last opened a record from; 0: none yet. Packets to the
+    /// client go by it.
+    pub ifindex: Counter,
 }
 
 impl Liveness {
@@ -77,6 +80,7 @@ impl Liveness {
         self.active.set(0);
         self.last_rx_ms.set(now_ms);
         self.confirmed_ms.set(0);
+        self.ifindex.set(0);
     }
 
     /// An authentic record came, be it an alert: the client has the keys.

@@ -68,7 +68,7 @@ pub fn receive(frame: &Frame) -> Step<Way> {
             Counted::DropMalformed,
         ));
     }
-    count(&context, &inner, &way);
+    count(&context, &inner, &way, frame.ingress());
     strip(frame, cpu, &record, &inner, &way)?;
     Ok(way)
 }
@@ -272,10 +272,14 @@ fn commit(frame: &Frame, context: &Context, record: &Record) -> Step<()> {
 }
 
 #[inline(always)]
-fn count(context: &Context, inner: &Inner, way: &Way) {
+fn count(context: &Context, inner: &Inner, way: &Way, ingress: u32) {
     let seconds = context.now_ms / 1000;
     let shared = context.shared;
-    context.state.live.heard(context.now_ms);
+    let live = &context.state.live;
+    live.heard(context.now_ms);
+    if live.ifindex.get() != u64::from(ingress) {
+        live.ifindex.set(ingress.into());
+    }
     shared.last_udp_rx_secs.set(seconds);
     if inner.is_activity {
         shared.last_data_secs.set(seconds);

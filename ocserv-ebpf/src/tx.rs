@@ -190,7 +190,11 @@ fn check_length(
 fn ask_route(cpu: &mut Cpu, context: &Context, inner: &Inner) {
     maps::copy_flow(context.channel, &mut cpu.flow);
     let ip_len = front_len(is_ipv4(&cpu.flow)) - ETHERNET + 1 + inner.total_len + TAG;
-    let (tos, ifindex) = (read!(context.keys, tos), read!(context.channel, ifindex));
+    let tos = read!(context.keys, tos);
+    let ifindex = match context.state.live.ifindex.get() {
+        0 => read!(context.channel, ifindex),
+        known => known as u32,
+    };
     route::ask_outer(cpu, ip_len, tos, ifindex);
 }
 

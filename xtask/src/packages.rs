@@ -9,7 +9,7 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libssl-dev", "pkg-config"];
 /// What the network bed needs.
 pub const BED: &[&str] = &["openconnect", "iproute2", "iputils-ping", "openssl"];
 /// What the tests need besides.
-pub const TESTS: &[&str] = &["nftables"];
+pub const TESTS: &[&str] = &["ethtool", "nftables"];
 /// What the kernel programs need: compiler, `core` for BPF and clippy, and LLVM for bpf-linker, which
 /// cargo builds. No clang and no libbpf. The cargo and rustc of `rust-toolchain.toml` stay first in PATH.
 pub const EBPF: &[&str] = &[

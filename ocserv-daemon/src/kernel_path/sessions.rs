@@ -32,7 +32,8 @@ pub struct NewChannel<'a> {
     pub peer: SocketAddr,
     /// Local UDP address.
     pub local: SocketAddr,
-    /// Device that owns the local address; 0: unknown, packets to the client go through user space.
+    /// Device that owns the local address, 0: unknown. Used until a record shows by which the client
+    /// comes.
     pub ifindex: u32,
 }
 
