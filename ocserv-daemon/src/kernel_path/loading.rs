@@ -9,6 +9,7 @@ use ocserv_common::kernel::{BULK_HOLD_MS, MAX_SLOTS, Settings};
 use thiserror::Error;
 
 use super::KernelPath;
+use super::direct::DirectMaps;
 use super::sessions::SessionMaps;
 use super::shards::ShardMaps;
 
@@ -84,6 +85,7 @@ impl KernelPath {
         Ok(Self {
             shards: ShardMaps::take(&mut ebpf).map_err(other)?,
             sessions: SessionMaps::take(&mut ebpf).map_err(other)?,
+            direct: DirectMaps::take(&mut ebpf).map_err(other)?,
             ebpf,
             options,
             attached: Vec::new(),

@@ -5,6 +5,7 @@
 //! with their links. Nothing is pinned.
 
 mod attachment;
+mod direct;
 mod loading;
 mod sessions;
 mod shards;
@@ -18,6 +19,7 @@ pub use self::attachment::{Attached, DeviceRole, Mode};
 pub use self::loading::{LoadError, OBJECT, Options, missing};
 pub use self::sessions::{NewChannel, fits};
 
+use self::direct::DirectMaps;
 use self::sessions::SessionMaps;
 use self::shards::ShardMaps;
 
@@ -27,6 +29,7 @@ pub struct KernelPath {
     options: Options,
     shards: ShardMaps,
     sessions: SessionMaps,
+    direct: DirectMaps,
     attached: Vec<Attached>,
     /// Devices that take no programs.
     refused: HashSet<u32>,
