@@ -12,6 +12,7 @@ use super::KernelPath;
 use super::direct::DirectMaps;
 use super::sessions::SessionMaps;
 use super::shards::ShardMaps;
+use super::words;
 
 /// The programs, as `cargo xtask build-ebpf` made them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("ocserv-ebpf.o");
@@ -86,6 +87,7 @@ impl KernelPath {
             shards: ShardMaps::take(&mut ebpf).map_err(other)?,
             sessions: SessionMaps::take(&mut ebpf).map_err(other)?,
             direct: DirectMaps::take(&mut ebpf).map_err(other)?,
+            words: words::take(&mut ebpf).map_err(other)?,
             ebpf,
             options,
             attached: Vec::new(),

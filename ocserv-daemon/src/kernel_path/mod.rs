@@ -9,10 +9,12 @@ mod direct;
 mod loading;
 mod sessions;
 mod shards;
+mod words;
 
 use std::collections::HashSet;
 
 use aya::Ebpf;
+use aya_log::EbpfLogger;
 use ocserv_common::kernel::{Counted, Counts};
 
 pub use self::attachment::{Attached, DeviceRole, Mode};
@@ -22,6 +24,7 @@ pub use self::sessions::{NewChannel, fits};
 use self::direct::DirectMaps;
 use self::sessions::SessionMaps;
 use self::shards::ShardMaps;
+use self::words::Words;
 
 /// Loaded programs with their maps.
 pub struct KernelPath {
@@ -30,6 +33,7 @@ pub struct KernelPath {
     shards: ShardMaps,
     sessions: SessionMaps,
     direct: DirectMaps,
+    words: EbpfLogger<Words>,
     attached: Vec<Attached>,
     /// Devices that take no programs.
     refused: HashSet<u32>,
