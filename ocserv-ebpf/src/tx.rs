@@ -112,8 +112,11 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     let sealed = seal(cpu, &context, &inner)?;
     let added = sealed.len as i32 - len as i32;
     let front = sealed.front as i32 - ETHERNET as i32;
-    let grown = frame.adjust_tail(added - front)
-        && frame.adjust_head(-front)
+    if !frame.adjust_tail(added - front) {
+        // No room behind the frame; it is as it came.
+        return Err(Verdict::Left(Counted::UpRoute));
+    }
+    let grown = frame.adjust_head(-front)
         && frame.store(cpu.front_ptr(sealed.front), sealed.len);
     if !grown {
         return Err(Verdict::Drop(Counted::DropFrame));
@@ -179,7 +182,10 @@ fn check_length(
         context.shared.tx_bulk_ms.set(context.now_ms);
         return Err(bulk);
     }
-    let since = context.now_ms.wrapping_sub(context.shared.tx_bulk_ms.get());
+    // Another CPU may have written a later time than this one has read.
+    let since = context
+        .now_ms
+        .saturating_sub(context.shared.tx_bulk_ms.get());
     if since < u64::from(settings.bulk_hold_ms) {
         return Err(bulk);
     }

@@ -1,5 +1,13 @@
 //! The kernel programs, run by the kernel's own test harness on packets made here.
 
 mod bed;
+mod bulk;
+mod form;
+mod liveness;
+mod net;
 mod open;
 mod packets;
+mod rekey;
+mod replay;
+mod seal;
+mod source;
