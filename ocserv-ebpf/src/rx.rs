@@ -246,7 +246,7 @@ fn is_within(address: &Address, keys: *const SessionKeys) -> bool {
 /// Decides before anything is committed; the inner header changes on the sheet only.
 #[inline(always)]
 fn way(frame: &Frame, cpu: &mut Cpu, inner: &Inner, settings: &Settings) -> Way {
-    if settings.direct == 0 {
+    if settings.direct == 0 || inner.has_options() {
         return Way::Stack;
     }
     route::ask_inner(cpu, inner, settings.tun_ifindex);

@@ -96,7 +96,7 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     let inner = Inner::parse(cpu.inner(), len - ETHERNET).ok_or(Verdict::Pass)?;
     let context = find(cpu, &inner).map_err(|_| Verdict::Pass)?;
     check_length(&context, &inner, settings, false)?;
-    if inner.checksum_may_be_open(cpu.inner(), false) {
+    if inner.has_options() || inner.checksum_may_be_open(cpu.inner(), false) {
         return Err(Verdict::Left(Counted::UpForm));
     }
     ask_route(cpu, &context, &inner);
@@ -116,8 +116,7 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
         // No room behind the frame; it is as it came.
         return Err(Verdict::Left(Counted::UpRoute));
     }
-    let grown = frame.adjust_head(-front)
-        && frame.store(cpu.front_ptr(sealed.front), sealed.len);
+    let grown = frame.adjust_head(-front) && frame.store(cpu.front_ptr(sealed.front), sealed.len);
     if !grown {
         return Err(Verdict::Drop(Counted::DropFrame));
     }

@@ -104,6 +104,14 @@ fn checksums_of_fragments_are_complete() {
 }
 
 #[test]
+fn options_are_seen_in_both_families() {
+    assert!(!parse(&ipv4(&[], &[0; 8])).unwrap().has_options());
+    assert!(parse(&ipv4(&[1; 4], &[0; 8])).unwrap().has_options());
+    assert!(!parse(&ipv6(60, &[0; 8])).unwrap().has_options());
+    assert!(parse(&ipv6(0, &[0; 8])).unwrap().has_options());
+}
+
+#[test]
 fn congestion_is_of_both_bits() {
     assert_eq!(
         [0, 1, 2, 3, 0xfc, 0xff].map(is_congested),

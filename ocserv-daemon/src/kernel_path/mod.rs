@@ -5,6 +5,7 @@
 //! with their links. Nothing is pinned.
 
 mod attachment;
+mod direct;
 mod loading;
 mod sessions;
 mod shards;

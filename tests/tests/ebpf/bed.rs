@@ -67,7 +67,7 @@ pub const FORWARDED: SkbFields = SkbFields {
 
 impl SkbFields {
     /// `struct __sk_buff`.
-    fn bytes(self) -> Vec<u8> {
+    pub fn bytes(self) -> Vec<u8> {
         let mut bytes = vec![0; 192];
         bytes[36..40].copy_from_slice(&self.ingress_ifindex.to_ne_bytes());
         bytes[176..180].copy_from_slice(&self.gso_size.to_ne_bytes());

@@ -2,11 +2,14 @@
 
 mod bed;
 mod bulk;
+mod direct;
 mod form;
+mod fuzz;
 mod liveness;
 mod net;
 mod open;
 mod packets;
+mod race;
 mod rekey;
 mod replay;
 mod seal;

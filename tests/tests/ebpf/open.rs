@@ -47,8 +47,8 @@ fn records_of_every_length_become_their_inner_packets() {
 /// total length (upwards), identification, DF, TTL and the checksums.
 fn is_free(at: usize, is_ipv4: bool) -> bool {
     match is_ipv4 {
-        true => matches!(at, 0..12 | 15..21 | 22 | 24 | 25 | 40 | 41),
-        false => matches!(at, 0..12 | 14..20 | 21 | 60 | 61),
+        true => matches!(at, 0..=11 | 15..=20 | 22 | 24 | 25 | 40 | 41),
+        false => matches!(at, 0..=11 | 14..=19 | 21 | 60 | 61),
     }
 }
 
