@@ -1,5 +1,6 @@
 //! The kernel programs, run by the kernel's own test harness on packets made here.
 
+mod attached;
 mod bed;
 mod bulk;
 mod direct;

@@ -43,12 +43,19 @@ neighbour add 10.20.0.2 lladdr 02:00:00:00:02:02 dev lan nud permanent
 neighbour add fd00:20::2 lladdr 02:00:00:00:02:02 dev lan nud permanent
 ";
 
-/// Runs `work` within the namespace.
+/// Runs `work` within a namespace with those devices.
 pub fn alone<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    empty(|| {
+        ip(DEVICES)?;
+        work()
+    })
+}
+
+/// Runs `work` within a namespace that has nothing yet; it forwards.
+pub fn empty<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let inside = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            ip(DEVICES)?;
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
             work()
