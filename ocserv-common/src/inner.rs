@@ -98,6 +98,17 @@ impl Inner {
         }
     }
 
+    /// Whether each router on the way has to look at more than addresses: IPv4 options, or IPv6
+    /// hop-by-hop options. The host's stack does.
+    #[inline(always)]
+    pub fn has_options(&self) -> bool {
+        if self.is_ipv4 {
+            self.header_len > IPV4_HEADER
+        } else {
+            self.protocol == HOP_BY_HOP
+        }
+    }
+
     /// Whether a checksum within may still have to be completed, which the host's stack does before a
     /// device sends: TCP and UDP that have only the sum of the pseudo header so far (a finished checksum
     /// looks the same once in 65,536 times), protocols that are not looked into, and tunnels.

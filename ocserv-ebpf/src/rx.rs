@@ -137,7 +137,10 @@ fn check_length(context: &Context, record: &Record, settings: &Settings) -> Step
         context.shared.rx_bulk_ms.set(context.now_ms);
         return Err(Verdict::Left(Counted::UpBulk));
     }
-    let since = context.now_ms.wrapping_sub(context.shared.rx_bulk_ms.get());
+    // Another CPU may have written a later time than this one has read.
+    let since = context
+        .now_ms
+        .saturating_sub(context.shared.rx_bulk_ms.get());
     if since < u64::from(settings.bulk_hold_ms) {
         return Err(Verdict::Left(Counted::UpBulk));
     }
@@ -243,7 +246,7 @@ fn is_within(address: &Address, keys: *const SessionKeys) -> bool {
 /// Decides before anything is committed; the inner header changes on the sheet only.
 #[inline(always)]
 fn way(frame: &Frame, cpu: &mut Cpu, inner: &Inner, settings: &Settings) -> Way {
-    if settings.direct == 0 {
+    if settings.direct == 0 || inner.has_options() {
         return Way::Stack;
     }
     route::ask_inner(cpu, inner, settings.tun_ifindex);

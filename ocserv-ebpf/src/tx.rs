@@ -96,7 +96,7 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     let inner = Inner::parse(cpu.inner(), len - ETHERNET).ok_or(Verdict::Pass)?;
     let context = find(cpu, &inner).map_err(|_| Verdict::Pass)?;
     check_length(&context, &inner, settings, false)?;
-    if inner.checksum_may_be_open(cpu.inner(), false) {
+    if inner.has_options() || inner.checksum_may_be_open(cpu.inner(), false) {
         return Err(Verdict::Left(Counted::UpForm));
     }
     ask_route(cpu, &context, &inner);
@@ -196,7 +196,10 @@ fn check_length(
         context.shared.tx_bulk_ms.set(context.now_ms);
         return Err(bulk);
     }
-    let since = context.now_ms.wrapping_sub(context.shared.tx_bulk_ms.get());
+    // Another CPU may have written a later time than this one has read.
+    let since = context
+        .now_ms
+        .saturating_sub(context.shared.tx_bulk_ms.get());
     if since < u64::from(settings.bulk_hold_ms) {
         return Err(bulk);
     }

@@ -165,6 +165,8 @@ impl KernelPath {
         let number = new.number & 1;
         let other = &installed.keys.channels[usize::from(1 - number)];
         let former = other.generation != 0 && other.flow == flow;
+        let replaced = &installed.keys.channels[usize::from(number)];
+        let left = (replaced.generation != 0 && replaced.flow != flow).then_some(replaced.flow);
         installed.keys.channels[usize::from(number)] = channel(new, flow, former);
         installed.keys.newest = number;
         self.shards.store_session(slot, &installed.keys);
@@ -179,6 +181,9 @@ impl KernelPath {
             self.remove(slot);
             anyhow::bail!("{error}");
         }
+        if let Some(left) = left {
+            self.leave_flow(slot, &left, usize::from(1 - number));
+        }
         Ok(())
     }
 
@@ -186,6 +191,23 @@ impl KernelPath {
     pub fn has(&self, slot: u32, number: usize, generation: u64) -> bool {
         let installed = self.sessions.installed.get(&slot);
         installed.is_some_and(|i| i.keys.channels[number & 1].generation == generation)
+    }
+
+    /// One channel is not at this flow any more. The other one of the session may be.
+    fn leave_flow(&mut self, slot: u32, flow: &FlowKey, other: usize) {
+        let Some(installed) = self.sessions.installed.get_mut(&slot) else {
+            return;
+        };
+        let rest = &mut installed.keys.channels[other];
+        if rest.generation == 0 || rest.flow != *flow {
+            self.sessions.remove_flow(flow, slot);
+            return;
+        }
+        rest.former = 0;
+        self.shards.store_channel(slot, other, &*rest);
+        if self.sessions.add_flow(flow, slot, other as u8).is_err() {
+            self.remove(slot);
+        }
     }
 
     /// Takes the keys of one channel out. Another one of the session goes on.
@@ -200,22 +222,12 @@ impl KernelPath {
         wipe(ended);
         self.shards
             .store_channel(slot, number, &KernelChannel::EMPTY);
-        let rest = &mut installed.keys.channels[other];
-        if rest.generation == 0 {
+        if installed.keys.channels[other].generation == 0 {
             self.remove(slot);
-            return;
-        }
-        if !was_used {
-            return;
-        }
-        if rest.flow == flow {
-            rest.former = 0;
-            self.shards.store_channel(slot, other, &*rest);
-            if self.sessions.add_flow(&flow, slot, other as u8).is_err() {
-                self.remove(slot);
-            }
-        } else {
-            self.sessions.remove_flow(&flow, slot);
+        } else if was_used {
+            installed.keys.newest = other as u8;
+            self.shards.store_session(slot, &installed.keys);
+            self.leave_flow(slot, &flow, other);
         }
     }
 
@@ -226,15 +238,17 @@ impl KernelPath {
         };
         let flow = FlowKey::new(peer, local);
         let newest = installed.keys.newest;
-        let both = installed.keys.channels.iter().all(|c| c.generation != 0);
         let mut former_flows = Vec::new();
+        let are_both_used = installed.keys.channels.iter().all(|it| it.generation != 0);
         for (number, channel) in installed.keys.channels.iter_mut().enumerate() {
             if channel.generation != 0 {
                 former_flows.push(channel.flow);
                 channel.flow = flow;
                 channel.ifindex = ifindex;
-                // They share the flow from now on.
-                channel.former = (both && number == usize::from(newest)).into();
+                // Records of both come by one flow from now on.
+                if are_both_used && number == usize::from(newest) {
+                    channel.former = 1;
+                }
                 self.shards.store_channel(slot, number, channel);
             }
         }

@@ -24,10 +24,20 @@ pub const LOCAL4: &str = "198.51.100.1:443";
 pub const PEER6: &str = "[2001:db8::77]:40000";
 /// See [`PEER6`].
 pub const LOCAL6: &str = "[2001:db8::1]:443";
+/// A flow of the client.
+pub const FLOW4: (&str, &str) = (PEER4, LOCAL4);
+/// The same in IPv6.
+pub const FLOW6: (&str, &str) = (PEER6, LOCAL6);
 /// Result of XDP programs.
 pub const PASS: u32 = 2;
 /// Result of XDP programs.
 pub const DROP: u32 = 1;
+/// Result of XDP programs: out by another device.
+pub const XDP_REDIRECT: u32 = 4;
+/// Result of TC programs: the next one, or the stack.
+pub const TC_NEXT: u32 = u32::MAX;
+/// Result of TC programs: out by another device.
+pub const TC_REDIRECT: u32 = 7;
 
 /// What a program made of a packet.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,6 +50,37 @@ pub struct Ran {
     pub marked: bool,
 }
 
+/// Fields of a packet that is given to a TC program.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SkbFields {
+    /// Device that it came by; 0: the host made it.
+    pub ingress_ifindex: u32,
+    /// Not 0: it stands for several packets.
+    pub gso_size: u32,
+}
+
+/// Of a packet that came by some device.
+pub const FORWARDED: SkbFields = SkbFields {
+    ingress_ifindex: 1,
+    gso_size: 0,
+};
+
+impl SkbFields {
+    /// `struct __sk_buff`.
+    pub fn bytes(self) -> Vec<u8> {
+        let mut bytes = vec![0; 192];
+        bytes[36..40].copy_from_slice(&self.ingress_ifindex.to_ne_bytes());
+        bytes[176..180].copy_from_slice(&self.gso_size.to_ne_bytes());
+        bytes
+    }
+}
+
+/// Milliseconds of `CLOCK_MONOTONIC`.
+pub fn now_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
+}
+
 /// The mark, as it lies in memory.
 const MARK: [u8; 4] = *b"pxco";
 
@@ -49,6 +90,10 @@ pub struct Bed {
     pub kernel: KernelPath,
     /// The session records, mapped as the dataplane does.
     pub shared: SharedSessions,
+    /// Device towards the client.
+    pub ifindex: u32,
+    /// Outer IPv4 packets carry DF.
+    pub dont_fragment: bool,
     _memory: OwnedFd,
 }
 
@@ -74,6 +119,8 @@ impl Bed {
         Ok(Self {
             kernel,
             shared,
+            ifindex: 1,
+            dont_fragment: false,
             _memory: memory,
         })
     }
@@ -112,23 +159,34 @@ impl Bed {
             generation,
             peer: peer.parse::<SocketAddr>()?,
             local: local.parse()?,
-            ifindex: 1,
+            ifindex: self.ifindex,
         };
-        self.kernel.install(params, params.mtu, false, &new)
+        self.kernel
+            .install(params, params.mtu, self.dont_fragment, &new)
     }
 
     /// Runs an XDP program once.
     pub fn xdp(&mut self, program: &str, frame: &[u8]) -> Result<Ran> {
         let found = self.kernel.ebpf_mut().program(program);
         let found: &Xdp = found.context("no such program")?.try_into()?;
-        run(found, frame)
+        run(found, frame, None)
     }
 
-    /// Runs a TC program once.
+    /// Runs a TC program once on a packet that the host forwards.
     pub fn tc(&mut self, program: &str, packet: &[u8]) -> Result<Ran> {
+        self.tc_with(program, packet, FORWARDED)
+    }
+
+    /// The same for another packet.
+    pub fn tc_with(&mut self, program: &str, packet: &[u8], skb: SkbFields) -> Result<Ran> {
         let found = self.kernel.ebpf_mut().program(program);
         let found: &SchedClassifier = found.context("no such program")?.try_into()?;
-        run(found, packet)
+        run(found, packet, Some(&skb.bytes()))
+    }
+
+    /// Makes a channel one that the client was heard by.
+    pub fn hear(&self, number: usize) {
+        self.record().channels[number].live.heard(now_ms());
     }
 
     /// What the programs counted.
@@ -137,7 +195,8 @@ impl Bed {
     }
 }
 
-fn run<'a, P>(program: &P, packet: &'a [u8]) -> Result<Ran>
+/// Runs a program once.
+pub fn run<'a, P>(program: &P, packet: &'a [u8], context: Option<&'a [u8]>) -> Result<Ran>
 where
     P: for<'b> TestRun<Opts<'b> = TestRunOptions<'b>, Result = aya::programs::TestRunResult>,
 {
@@ -145,6 +204,7 @@ where
     let result = program.test_run(TestRunOptions {
         data_in: Some(packet),
         data_out: Some(&mut out),
+        ctx_in: context,
         ..TestRunOptions::new()
     })?;
     out.truncate(result.data_size_out as usize);

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ocserv_proto::dtls::DtlsChannel;
 
+use crate::bed::client_channel;
+
 /// The Ethernet header of frames from clients, without the type.
 pub const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
 
@@ -76,11 +78,64 @@ pub fn record(client: &DtlsChannel, sequence: u64, kind: u8, payload: &[u8]) -> 
     bytes
 }
 
+/// The client: its keys and its next sequence number.
+pub struct Client {
+    /// Its keys.
+    pub channel: DtlsChannel,
+    /// Next number.
+    pub sequence: u64,
+}
+
+impl Client {
+    /// With the keys of a seed.
+    pub fn new(seed: u8) -> Self {
+        Self {
+            channel: client_channel(seed),
+            sequence: 1,
+        }
+    }
+
+    /// A record with the next number.
+    pub fn record(&mut self, kind: u8, payload: &[u8]) -> Vec<u8> {
+        self.sequence += 1;
+        record(&self.channel, self.sequence - 1, kind, payload)
+    }
+
+    /// A frame with an inner packet. Once in 65,536 a checksum looks as if a device was to complete it,
+    /// and programs leave such a frame: another number makes another checksum.
+    pub fn frame(&mut self, flow: (&str, &str), packet: &[u8]) -> Vec<u8> {
+        loop {
+            let bytes = frame(flow, &self.record(0, packet));
+            if !has_open_checksum(flow, &bytes) {
+                return bytes;
+            }
+        }
+    }
+}
+
+/// An inner ICMP packet without its checksum, header included `len` bytes long.
+pub fn bare(from: &str, to: &str, len: usize) -> Vec<u8> {
+    let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+    let header = if from.is_ipv4() { 20 } else { 40 };
+    let payload: Vec<u8> = (header..len).map(|n| n as u8).collect();
+    let icmp = if from.is_ipv4() { 1 } else { 58 };
+    ip(from, to, icmp, &payload, 0)
+}
+
 /// A frame from the client with a datagram.
 pub fn frame((peer, local): (&str, &str), payload: &[u8]) -> Vec<u8> {
     let (peer, local): (SocketAddr, SocketAddr) = (peer.parse().unwrap(), local.parse().unwrap());
     let datagram = udp(peer.ip(), local.ip(), peer.port(), local.port(), payload);
     ethernet(&ip(peer.ip(), local.ip(), 17, &datagram, 0))
+}
+
+/// Whether the UDP checksum is only the sum of the pseudo header.
+fn has_open_checksum((peer, local): (&str, &str), frame: &[u8]) -> bool {
+    let (peer, local): (SocketAddr, SocketAddr) = (peer.parse().unwrap(), local.parse().unwrap());
+    let udp = if peer.is_ipv4() { 34 } else { 54 };
+    let len = (frame.len() - udp) as u16;
+    let open = !checksum(&pseudo_header(peer.ip(), local.ip(), 17, len));
+    frame[udp + 6..udp + 8] == open.to_be_bytes()
 }
 
 /// An Ethernet frame with an IP packet.

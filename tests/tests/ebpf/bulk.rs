@@ -1,0 +1,102 @@
+//! Long packets, and small ones behind them.
+
+use anyhow::Result;
+use ocserv_common::kernel::{BULK_HOLD_MS, Counted};
+
+use crate::bed::{Bed, FLOW4, SkbFields, TC_REDIRECT, now_ms};
+use crate::net::{alone, ifindex};
+use crate::open::{is_delivered, is_left};
+use crate::packets::{Client, inner};
+use crate::seal;
+
+/// Longest record, header included.
+const MAX_RECORD: u32 = 512;
+/// Longest inner packet of one.
+const LONGEST: usize = MAX_RECORD as usize - 30;
+/// Long ago.
+const PAST: u64 = 2 * BULK_HOLD_MS as u64 + 20;
+
+fn bed() -> Result<Bed> {
+    let mut bed = Bed::with(|options| options.max_record = MAX_RECORD)?;
+    bed.ifindex = ifindex("wan").unwrap_or(1);
+    bed.install(0, 1, FLOW4)?;
+    bed.hear(0);
+    Ok(bed)
+}
+
+#[test]
+fn long_records_are_left_and_small_ones_behind_them_too() {
+    let mut bed = bed().unwrap();
+    let mut client = Client::new(1);
+    let longest = inner("10.9.0.5", "10.20.0.2", LONGEST);
+    let ran = bed.xdp("xdp_rx", &client.frame(FLOW4, &longest)).unwrap();
+    assert!(is_delivered(&ran, &longest));
+    let before = now_ms() - 10;
+    let longer = inner("10.9.0.5", "10.20.0.2", LONGEST + 1);
+    let bytes = client.frame(FLOW4, &longer);
+    assert!(is_left(&bed.xdp("xdp_rx", &bytes).unwrap(), &bytes));
+    assert_eq!(bed.count(Counted::UpBulk), 1);
+    assert!(bed.record().rx_bulk_ms.get() >= before);
+    let small = inner("10.9.0.5", "10.20.0.2", 60);
+    let bytes = client.frame(FLOW4, &small);
+    // As if the long one had come at this moment, whatever time the test takes.
+    bed.record().rx_bulk_ms.set(now_ms() + 1000);
+    assert!(is_left(&bed.xdp("xdp_rx", &bytes).unwrap(), &bytes));
+    assert_eq!(bed.count(Counted::UpBulk), 2);
+    bed.record().rx_bulk_ms.set(now_ms() - PAST);
+    let ran = bed.xdp("xdp_rx", &bytes).unwrap();
+    assert!(is_delivered(&ran, &small), "the hold is over");
+}
+
+#[test]
+fn long_packets_are_left_and_small_ones_behind_them_too() {
+    alone(|| {
+        let mut bed = bed()?;
+        let longest = inner("10.20.0.2", "10.9.0.5", LONGEST);
+        assert_eq!(bed.tc("tc_tx", &longest)?.verdict, TC_REDIRECT);
+        let before = now_ms() - 10;
+        let longer = inner("10.20.0.2", "10.9.0.5", LONGEST + 1);
+        assert!(seal::is_left(&bed.tc("tc_tx", &longer)?, &longer));
+        assert_eq!(bed.count(Counted::UpBulk), 1);
+        assert!(bed.record().tx_bulk_ms.get() >= before);
+        let small = inner("10.20.0.2", "10.9.0.5", 60);
+        bed.record().tx_bulk_ms.set(now_ms() + 1000);
+        assert!(seal::is_left(&bed.tc("tc_tx", &small)?, &small));
+        assert_eq!(bed.count(Counted::UpBulk), 2);
+        bed.record().tx_bulk_ms.set(now_ms() - PAST);
+        assert_eq!(bed.tc("tc_tx", &small)?.verdict, TC_REDIRECT);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn super_packets_are_left() {
+    alone(|| {
+        let mut bed = bed()?;
+        let packet = inner("10.20.0.2", "10.9.0.5", 200);
+        let super_packet = SkbFields {
+            ingress_ifindex: 1,
+            gso_size: 100,
+        };
+        let ran = bed.tc_with("tc_tx", &packet, super_packet)?;
+        assert!(seal::is_left(&ran, &packet));
+        assert_eq!(bed.count(Counted::UpBulk), 1);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn packets_above_the_session_s_mtu_are_left() {
+    alone(|| {
+        let mut bed = bed()?;
+        bed.kernel.set_mtu(crate::bed::SLOT, 300);
+        let fits = inner("10.20.0.2", "10.9.0.5", 300);
+        assert_eq!(bed.tc("tc_tx", &fits)?.verdict, TC_REDIRECT);
+        let longer = inner("10.20.0.2", "10.9.0.5", 301);
+        assert!(seal::is_left(&bed.tc("tc_tx", &longer)?, &longer));
+        Ok(())
+    })
+    .unwrap();
+}
