@@ -13,6 +13,8 @@ use crate::role::Confinement;
 /// None in practice.
 pub fn confine_secmod(confinement: &Confinement) -> anyhow::Result<()> {
     sandbox::forbid_new_privileges().context("cannot forbid new privileges")?;
+    // It needs files as root, but neither devices nor kernel programs.
+    sandbox::drop_ruling_capabilities().context("cannot give up capabilities")?;
     guard_memory(confinement.traceable)
 }
 

@@ -14,6 +14,7 @@ mod cipher;
 mod cpu;
 mod maps;
 mod packet;
+mod report;
 mod route;
 mod rx;
 mod tx;
@@ -37,7 +38,7 @@ pub fn xdp_rx(context: XdpContext) -> u32 {
     match rx::receive(&Frame(context.ctx)) {
         Ok(Way::Stack) => XDP_PASS,
         Ok(Way::Device(ifindex)) => maps::redirect(ifindex),
-        Err(verdict) => xdp_action(verdict),
+        Err(verdict) => xdp_action(&context, verdict),
     }
 }
 
@@ -46,7 +47,7 @@ pub fn xdp_rx(context: XdpContext) -> u32 {
 pub fn xdp_tx(context: XdpContext) -> u32 {
     match tx::send_frame(&Frame(context.ctx)) {
         Ok(ifindex) => maps::redirect(ifindex),
-        Err(verdict) => xdp_action(verdict),
+        Err(verdict) => xdp_action(&context, verdict),
     }
 }
 
@@ -80,13 +81,14 @@ pub fn tc_tx(context: TcContext) -> i32 {
         }
         Err(Verdict::Drop(counted)) => {
             maps::count(counted);
+            report::dropped(&context, counted);
             TC_DROP
         }
     }
 }
 
 #[inline(always)]
-fn xdp_action(verdict: Verdict) -> u32 {
+fn xdp_action(context: &XdpContext, verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass => XDP_PASS,
         Verdict::Left(counted) => {
@@ -95,6 +97,7 @@ fn xdp_action(verdict: Verdict) -> u32 {
         }
         Verdict::Drop(counted) => {
             maps::count(counted);
+            report::dropped(context, counted);
             XDP_DROP
         }
     }

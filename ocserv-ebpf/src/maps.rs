@@ -38,6 +38,9 @@ static NETWORKS: LpmTrie<Address, u32, MAX_NETWORKS, NO_PREALLOC> = LpmTrie::new
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
 static COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
+/// When each CPU last reported something, ms.
+#[btf_map]
+static REPORTED: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static RX_CPU: PerCpuArray<Cpu, 1> = PerCpuArray::new();
 #[btf_map]
@@ -170,6 +173,20 @@ pub fn add(what: Counted, n: u64) {
         let counts = unsafe { &mut *counts };
         counts.values[what as usize] += n;
     }
+}
+
+/// Whether this CPU has been silent for so long that it may report something; it counts as reported.
+pub fn may_report(now_ms: u64, interval_ms: u64) -> bool {
+    let Some(last) = REPORTED.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own value.
+    let last = unsafe { &mut *last };
+    if *last != 0 && now_ms.wrapping_sub(*last) < interval_ms {
+        return false;
+    }
+    *last = now_ms;
+    true
 }
 
 /// Whether `direct` forwarding may send by a device.

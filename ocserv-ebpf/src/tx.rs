@@ -109,18 +109,35 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     {
         return Err(Verdict::Left(Counted::UpForm));
     }
-    let sealed = seal(cpu, &context, &inner)?;
-    let added = sealed.len as i32 - len as i32;
-    let front = sealed.front as i32 - ETHERNET as i32;
-    let grown = frame.adjust_tail(added - front)
-        && frame.adjust_head(-front)
-        && frame.store(cpu.front_ptr(sealed.front), sealed.len);
-    if !grown {
+    // The room first: what a driver does not give is known before a number is taken.
+    let (head, tail) = growth(cpu, &inner, len);
+    if !frame.adjust_tail(tail) {
+        return Err(Verdict::Left(Counted::UpRoute));
+    }
+    let sealed = match seal(cpu, &context, &inner) {
+        Ok(sealed) if frame.adjust_head(-head) => sealed,
+        _ => {
+            let restored = frame.adjust_tail(-tail);
+            return Err(match restored {
+                true => Verdict::Left(Counted::UpRoute),
+                false => Verdict::Drop(Counted::DropFrame),
+            });
+        }
+    };
+    if !frame.store(cpu.front_ptr(sealed.front), sealed.len) {
         return Err(Verdict::Drop(Counted::DropFrame));
     }
     count(&context, &inner);
     maps::count(Counted::TxDirect);
     Ok(sealed.ifindex)
+}
+
+/// How many bytes a frame of `len` bytes grows by at its head and its tail, to hold the record.
+#[inline(always)]
+fn growth(cpu: &Cpu, inner: &Inner, len: usize) -> (i32, i32) {
+    let head = front_len(is_ipv4(&cpu.flow)) - ETHERNET;
+    let record_end = ETHERNET + 1 + inner.total_len + TAG;
+    (head as i32, record_end as i32 - len as i32)
 }
 
 /// The session of the destination, and the channel to send by.

@@ -12,15 +12,15 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, UnlinkatFlags, fork, unlinkat};
 use ocserv_sys::sandbox::{
-    FileRestriction, Role, SandboxError, drop_capabilities, drop_privileges, forbid_dumps,
-    leave_file_systems, restrict, restrict_files,
+    FileRestriction, Role, SandboxError, drop_capabilities, drop_privileges,
+    drop_ruling_capabilities, forbid_dumps, leave_file_systems, restrict, restrict_files,
 };
 
 type Check = Result<(), String>;
 type Test = fn() -> Check;
 
 fn main() {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("no_path_leads_anywhere", no_path_leads_anywhere),
         (
             "files_are_gone_by_landlock_alone",
@@ -35,6 +35,10 @@ fn main() {
             what_a_role_needs_still_works,
         ),
         ("privileges_are_gone", privileges_are_gone),
+        (
+            "root_without_ruling_capabilities_rules_no_devices",
+            root_without_ruling_capabilities_rules_no_devices,
+        ),
     ];
     let mut failed = false;
     for role in [Role::Gate, Role::Dataplane] {
@@ -358,4 +362,33 @@ fn privileges_are_gone() -> Check {
     )?;
     let again: Result<(), SandboxError> = drop_capabilities();
     again.map_err(text)
+}
+
+fn root_without_ruling_capabilities_rules_no_devices() -> Check {
+    const RULING: u64 = 1 << 12 | 1 << 21 | 1 << 38 | 1 << 39;
+    let sets = || -> Result<Vec<u64>, String> {
+        let status = std::fs::read_to_string("/proc/self/status").map_err(text)?;
+        let lines = status.lines().filter_map(|line| {
+            let (name, value) = line.split_once(":\t")?;
+            ["CapPrm", "CapEff"].contains(&name).then_some(value)
+        });
+        lines
+            .map(|value| u64::from_str_radix(value, 16).map_err(text))
+            .collect()
+    };
+    check(
+        "rights at first",
+        sets()?.iter().all(|set| set & RULING == RULING),
+    )?;
+    drop_ruling_capabilities().map_err(text)?;
+    let after = sets()?;
+    check(
+        "rights afterwards",
+        after.iter().all(|set| set & RULING == 0 && *set != 0),
+    )?;
+    check(
+        "a namespace of its own",
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err(),
+    )?;
+    check("root still", nix::unistd::geteuid().is_root())
 }

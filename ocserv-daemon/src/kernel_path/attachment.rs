@@ -112,6 +112,9 @@ impl KernelPath {
                 mode
             }
         };
+        if self.options.direct && role != DeviceRole::Tun {
+            self.allow_direct(ifindex)?;
+        }
         self.attached.push(Attached {
             ifindex,
             name: name.to_owned(),
@@ -125,6 +128,7 @@ impl KernelPath {
     /// Takes the programs off a device, if there are any.
     pub fn detach(&mut self, ifindex: u32) {
         self.attached.retain(|device| device.ifindex != ifindex);
+        self.direct.forget(ifindex);
     }
 
     fn attach_xdp(

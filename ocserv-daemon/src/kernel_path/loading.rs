@@ -9,8 +9,10 @@ use ocserv_common::kernel::{BULK_HOLD_MS, MAX_SLOTS, Settings};
 use thiserror::Error;
 
 use super::KernelPath;
+use super::direct::DirectMaps;
 use super::sessions::SessionMaps;
 use super::shards::ShardMaps;
+use super::words;
 
 /// The programs, as `cargo xtask build-ebpf` made them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("ocserv-ebpf.o");
@@ -84,6 +86,8 @@ impl KernelPath {
         Ok(Self {
             shards: ShardMaps::take(&mut ebpf).map_err(other)?,
             sessions: SessionMaps::take(&mut ebpf).map_err(other)?,
+            direct: DirectMaps::take(&mut ebpf).map_err(other)?,
+            words: words::take(&mut ebpf).map_err(other)?,
             ebpf,
             options,
             attached: Vec::new(),

@@ -5,21 +5,26 @@
 //! with their links. Nothing is pinned.
 
 mod attachment;
+mod direct;
 mod loading;
 mod sessions;
 mod shards;
+mod words;
 
 use std::collections::HashSet;
 
 use aya::Ebpf;
+use aya_log::EbpfLogger;
 use ocserv_common::kernel::{Counted, Counts};
 
 pub use self::attachment::{Attached, DeviceRole, Mode};
 pub use self::loading::{LoadError, OBJECT, Options, missing};
 pub use self::sessions::{NewChannel, fits};
 
+use self::direct::DirectMaps;
 use self::sessions::SessionMaps;
 use self::shards::ShardMaps;
+use self::words::Words;
 
 /// Loaded programs with their maps.
 pub struct KernelPath {
@@ -27,6 +32,8 @@ pub struct KernelPath {
     options: Options,
     shards: ShardMaps,
     sessions: SessionMaps,
+    direct: DirectMaps,
+    words: EbpfLogger<Words>,
     attached: Vec<Attached>,
     /// Devices that take no programs.
     refused: HashSet<u32>,

@@ -226,12 +226,15 @@ impl KernelPath {
         };
         let flow = FlowKey::new(peer, local);
         let newest = installed.keys.newest;
+        let both = installed.keys.channels.iter().all(|c| c.generation != 0);
         let mut former_flows = Vec::new();
         for (number, channel) in installed.keys.channels.iter_mut().enumerate() {
             if channel.generation != 0 {
                 former_flows.push(channel.flow);
                 channel.flow = flow;
                 channel.ifindex = ifindex;
+                // They share the flow from now on.
+                channel.former = (both && number == usize::from(newest)).into();
                 self.shards.store_channel(slot, number, channel);
             }
         }

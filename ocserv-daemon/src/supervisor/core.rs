@@ -234,6 +234,9 @@ impl Supervisor {
     async fn on_tick(&mut self) {
         self.end_overdue_tunnels().await;
         self.report_period();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.log_words();
+        }
         self.set_accept_pause();
         self.leases.expire(SystemTime::now());
         match self.stopping {

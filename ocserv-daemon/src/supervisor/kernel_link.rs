@@ -111,6 +111,11 @@ impl Supervisor {
         let modes = modes(&self.config);
         for (device, role) in wanted {
             attach(kernel, &device, role, modes);
+            if role == DeviceRole::Lan
+                && let Err(error) = kernel.set_mac(device.index, device.mac)
+            {
+                tracing::warn!("kernel path: device {}: {error:#}", device.name);
+            }
         }
         let devices = &self.devices;
         kernel.refresh_devices(|ip| devices::index_of(devices, ip));

@@ -11,7 +11,8 @@ use std::io;
 
 pub use files::{FileRestriction, restrict_files};
 pub use privileges::{
-    drop_capabilities, drop_privileges, forbid_dumps, forbid_new_privileges, leave_file_systems,
+    drop_capabilities, drop_privileges, drop_ruling_capabilities, forbid_dumps,
+    forbid_new_privileges, leave_file_systems,
 };
 pub use syscalls::{allowed_calls, restrict_syscalls};
 

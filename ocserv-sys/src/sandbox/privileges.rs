@@ -98,6 +98,27 @@ fn drop_bounding_set() -> Result<(), SandboxError> {
     Ok(())
 }
 
+/// What rules over network, kernel programs and the machine, by number (capabilities(7)):
+/// CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF.
+const RULING: [u32; 4] = [12, 21, 38, 39];
+
+/// Gives up the rights over network devices and kernel programs, and those of a system administrator
+/// that contain them. Files stay readable as for root.
+///
+/// # Errors
+/// When the kernel refuses, which it does not do when rights are given up.
+pub fn drop_ruling_capabilities() -> Result<(), SandboxError> {
+    let mut sets = read_capability_sets().map_err(failed("capget"))?;
+    for number in RULING {
+        let keep = !(1 << (number % 32));
+        let set = &mut sets[number as usize / 32];
+        set.effective &= keep;
+        set.permitted &= keep;
+        set.inheritable &= keep;
+    }
+    write_capability_sets(&sets).map_err(failed("capset"))
+}
+
 /// `_LINUX_CAPABILITY_VERSION_3` of capset(2).
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
@@ -107,8 +128,17 @@ struct CapabilityHeader {
     pid: i32,
 }
 
+impl CapabilityHeader {
+    const fn of_this_process() -> Self {
+        Self {
+            version: CAPABILITY_VERSION,
+            pid: 0,
+        }
+    }
+}
+
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct CapabilitySets {
     effective: u32,
     permitted: u32,
@@ -117,15 +147,23 @@ struct CapabilitySets {
 
 /// Empties effective, permitted and inheritable set; the ambient set goes with them.
 fn clear_capability_sets() -> io::Result<()> {
-    let header = CapabilityHeader {
-        version: CAPABILITY_VERSION,
-        pid: 0,
-    };
-    let sets = [CapabilitySets {
-        effective: 0,
-        permitted: 0,
-        inheritable: 0,
-    }; 2];
+    write_capability_sets(&[CapabilitySets::default(); 2])
+}
+
+fn read_capability_sets() -> io::Result<[CapabilitySets; 2]> {
+    let mut sets = [CapabilitySets::default(); 2];
+    let header = CapabilityHeader::of_this_process();
+    // SAFETY: header and both sets are of the layout of capget(2) and live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) };
+    if result == 0 {
+        Ok(sets)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn write_capability_sets(sets: &[CapabilitySets; 2]) -> io::Result<()> {
+    let header = CapabilityHeader::of_this_process();
     // SAFETY: header and both sets are of the layout of capset(2) and live through the call.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     if result == 0 {

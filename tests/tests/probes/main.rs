@@ -175,6 +175,9 @@ fn dumpable(pid: i32) -> Result<i64> {
     Stopped::at_call(pid)?.call(libc::SYS_prctl, &ask)
 }
 
+/// CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF: the supervisor's alone.
+const RULING_CAPABILITIES: u64 = 1 << 12 | 1 << 21 | 1 << 38 | 1 << 39;
+
 #[test]
 fn whoever_knows_keys_leaves_no_core() {
     unharmed(
@@ -192,6 +195,12 @@ fn whoever_knows_keys_leaves_no_core() {
             ensure!(
                 process::status_field(secmod, "NoNewPrivs")? == "1",
                 "new privileges"
+            );
+            let rights = process::status_field(secmod, "CapEff")?;
+            let rights = u64::from_str_radix(&rights, 16)?;
+            ensure!(
+                rights & RULING_CAPABILITIES == 0,
+                "secmod may load kernel programs: {rights:x}"
             );
             for role in [Role::Secmod, Role::Gate, Role::Dataplane] {
                 each_process(role, server, |pid| {
