@@ -48,7 +48,7 @@ fn occtl_counts_a_users_bytes_in_the_kernel() {
         for (direction, raw) in ["raw_kernel_rx", "raw_kernel_tx"].into_iter().enumerate() {
             let user = after[direction] - before[direction];
             let kernel = kernel_after.number(raw)? - kernel_before.number(raw)?;
-            ensure!(user >= ECHOES && user < 2 * ECHOES, "{user}");
+            ensure!((ECHOES..2 * ECHOES).contains(&user), "{user}");
             ensure!(user == kernel, "{user} {kernel}");
         }
         Ok(())
@@ -204,8 +204,8 @@ fn dead_peer_detection_hears_records_in_the_kernel() {
     const SPAN: Duration = Duration::from_secs(8);
     scenario(|bed| {
         let config = Config::new(bed)
-            .set("dpd", "1")
-            .set("switch-to-tcp-timeout", "1");
+            .set("dpd", "2")
+            .set("switch-to-tcp-timeout", "2");
         let server = datapath::start(bed, &config)?;
         let mut client = Login::new().connect_dtls(bed)?;
         datapath::wait_in_kernel(&server, &client)?;
