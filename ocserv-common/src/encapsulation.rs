@@ -68,8 +68,8 @@ pub fn nonce(iv: &[u32; 3], epoch: u16, sequence: u64) -> [u32; 3] {
     [iv[0], iv[1] ^ number as u32, iv[2] ^ (number >> 32) as u32]
 }
 
-/// Writes the headers to the end of `front`; they take [`front_len`] bytes. The UDP checksum is 0,
-/// which IPv6 does not allow: see [`udp_checksum`].
+/// Writes the headers to the end of `front`; they take [`front_len`] bytes. The UDP checksum comes later:
+/// see [`udp_checksum`].
 #[inline(always)]
 pub fn write(front: &mut Front, out: &Outgoing<'_>) {
     let udp = FRONT - RECORD_HEADER - UDP_HEADER;
@@ -134,12 +134,17 @@ fn write_ipv6(front: &mut Front, at: usize, udp_len: usize, out: &Outgoing<'_>) 
     put(front, at + 24, &out.flow.peer);
 }
 
-/// Bytes of the pseudo header and the datagram that [`udp_checksum`] is made of, from where the
-/// addresses of an IPv6 packet begin: they stand before the UDP header.
-pub const CHECKSUM_START: usize = FRONT - RECORD_HEADER - UDP_HEADER - 32;
+/// Bytes that the UDP checksum covers before the ciphertext: the addresses, which stand before the UDP
+/// header, and both headers behind them.
+#[inline(always)]
+pub fn checksum_cover(is_ipv4: bool) -> usize {
+    let addresses = if is_ipv4 { 8 } else { 32 };
+    addresses + UDP_HEADER + RECORD_HEADER
+}
 
-/// The UDP checksum of an IPv6 packet from the sum of all 16-bit words, as they lie in memory, from
-/// [`CHECKSUM_START`] to the end. 0 is sent as all ones (RFC 8200 §8.1).
+/// The UDP checksum from the sum of all 16-bit words, as they lie in memory, from the addresses to the
+/// record's end. 0 is sent as all ones, since it would mean that there is none. IPv4 could do without
+/// one, but not every router that changes ports knows it.
 #[inline(always)]
 pub fn udp_checksum(sum: u64, udp_len: usize) -> [u8; 2] {
     // The sum of swapped words is the swapped sum (RFC 1071 §2 B).

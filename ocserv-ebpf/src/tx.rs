@@ -4,7 +4,7 @@
 
 use ocserv_common::datagram::{ETHERNET, RECORD_HEADER};
 use ocserv_common::encapsulation::{
-    self, CHECKSUM_START, FRONT, Outgoing, additional_data, front_len, is_ipv4,
+    self, Outgoing, additional_data, checksum_cover, front_len, is_ipv4,
 };
 use ocserv_common::inner::Inner;
 use ocserv_common::kernel::{
@@ -264,9 +264,7 @@ fn seal(cpu: &mut Cpu, context: &Context, inner: &Inner) -> Step<Sealed> {
         dont_fragment: read!(context.keys, dont_fragment) != 0,
     };
     encapsulation::write(front, &out);
-    if !is_ipv4 {
-        finish_checksum(cpu, length).ok_or(UNKNOWN)?;
-    }
+    finish_checksum(cpu, is_ipv4, length).ok_or(UNKNOWN)?;
     let front = front_len(is_ipv4);
     Ok(Sealed {
         ifindex: cpu.fib.ifindex,
@@ -276,13 +274,11 @@ fn seal(cpu: &mut Cpu, context: &Context, inner: &Inner) -> Step<Sealed> {
 }
 
 #[inline(always)]
-fn finish_checksum(cpu: &mut Cpu, length: usize) -> Option<()> {
-    let covered = FRONT - CHECKSUM_START + length;
+fn finish_checksum(cpu: &mut Cpu, is_ipv4: bool, length: usize) -> Option<()> {
+    let before = checksum_cover(is_ipv4);
+    let covered = before + length;
     cpu.clear_behind(length);
-    let sum = sum(
-        cpu.front_ptr(FRONT - CHECKSUM_START),
-        covered.next_multiple_of(4),
-    )?;
+    let sum = sum(cpu.front_ptr(before), covered.next_multiple_of(4))?;
     let udp_len = 8 + RECORD_HEADER + length;
     let checksum = encapsulation::udp_checksum(sum, udp_len);
     encapsulation::set_udp_checksum(cpu.front(), checksum);
