@@ -114,6 +114,11 @@ impl Bed {
         &self.clients[index]
     }
 
+    /// The machines of all clients.
+    pub fn clients(&self) -> &[Namespace] {
+        &self.clients
+    }
+
     /// The binaries under test.
     pub fn program(&self) -> &Program {
         &self.program

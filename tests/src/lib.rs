@@ -9,6 +9,8 @@
 pub mod bed;
 pub mod client;
 pub mod config;
+pub mod datagrams;
+pub mod datapath;
 pub mod guard;
 pub mod injection;
 pub mod namespace;

@@ -63,10 +63,24 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_with(bed: &Bed, config: &Config, options: &[&str]) -> Result<Self> {
+        Self::run(bed, config, Command::new(&bed.program().ocserv), options)
+    }
+
+    /// As [`Server::start`], by a program with options that becomes the server, e.g. `setpriv`.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_through(bed: &Bed, config: &Config, wrapper: &[&str]) -> Result<Self> {
+        let (program, options) = wrapper.split_first().context("no program")?;
+        let mut command = Command::new(program);
+        command.args(options).arg(&bed.program().ocserv);
+        Self::run(bed, config, command, &["-d", "3"])
+    }
+
+    fn run(bed: &Bed, config: &Config, mut command: Command, options: &[&str]) -> Result<Self> {
         let path = bed.write_file("ocserv.conf", &config.render())?;
         let log_path = bed.directory().join("ocserv.log");
         let log = File::create(&log_path)?;
-        let mut command = Command::new(&bed.program().ocserv);
         command
             .arg("-f")
             .args(options)

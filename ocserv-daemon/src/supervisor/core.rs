@@ -134,6 +134,8 @@ pub struct Supervisor {
     pub(super) kernel_off: String,
     /// The host's devices, as the kernel path last saw them.
     pub(super) devices: Vec<Device>,
+    /// Devices that the configuration names for it, and that are not there.
+    pub(super) absent_devices: Vec<String>,
     pub(super) ticket_key: Secret,
 
     pub(super) events: mpsc::Sender<Event>,

@@ -90,6 +90,7 @@ impl Supervisor {
             }
         }
         let wanted = self.wanted_devices();
+        self.report_absent();
         let Some(kernel) = &mut self.kernel else {
             return;
         };
@@ -119,6 +120,28 @@ impl Supervisor {
         }
         let devices = &self.devices;
         kernel.refresh_devices(|ip| devices::index_of(devices, ip));
+    }
+
+    /// Tells, once, of devices that the configuration names and that are not there.
+    fn report_absent(&mut self) {
+        let config = &self.config;
+        let named = config.xdp_interfaces.iter();
+        let absent: Vec<String> = named
+            .chain(&config.xdp_lan_interfaces)
+            .filter(|name| {
+                let is_it = |device: &Device| device.is_usable && device.name == **name;
+                !self.devices.iter().any(is_it)
+            })
+            .cloned()
+            .collect();
+        for name in &absent {
+            if !self.absent_devices.contains(name) {
+                tracing::warn!(
+                    "kernel path: there is no Ethernet device {name} that is up; it gets programs when there is"
+                );
+            }
+        }
+        self.absent_devices = absent;
     }
 
     fn wanted_devices(&self) -> Vec<(Device, DeviceRole)> {

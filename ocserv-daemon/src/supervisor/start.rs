@@ -238,6 +238,7 @@ fn build(
         kernel,
         kernel_off,
         devices: Vec::new(),
+        absent_devices: Vec::new(),
         ticket_key: Secret::new(key),
         events,
         listeners,

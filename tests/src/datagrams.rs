@@ -1,0 +1,125 @@
+//! Numbered datagrams with checked contents.
+
+use std::net::{IpAddr, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::bed::{Bed, LAN4, LAN6};
+use crate::client::Client;
+use crate::namespace::Namespace;
+use crate::wait;
+
+/// Numbers of one datagram.
+const HEAD: usize = 8;
+/// No datagram for so long: no more come.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Pause behind each group, so that none is lost to a full queue.
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// What came of the datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// Datagrams.
+    pub count: usize,
+    /// Of these, how many came behind one that was sent later.
+    pub overtaken: usize,
+}
+
+/// Datagrams with `bytes` bytes each, from the client to the lan and back, in both address families.
+/// All must arrive, in order.
+///
+/// # Errors
+/// When one is lost, changed or overtaken.
+pub fn pass_all_ways(bed: &Bed, client: &Client, bytes: usize) -> Result<()> {
+    const GROUPS: usize = 10;
+    let sizes = [bytes; 10];
+    let sent = GROUPS * sizes.len();
+    let (own4, own6) = (client.address4()?, client.address6()?);
+    let ways = [
+        (client.namespace(), bed.lan(), LAN4),
+        (client.namespace(), bed.lan(), LAN6),
+        (bed.lan(), client.namespace(), &own4),
+        (bed.lan(), client.namespace(), &own6),
+    ];
+    for (from, to, address) in ways {
+        let arrived = pass(from, to, address, GROUPS, &sizes)?;
+        let all = Arrived {
+            count: sent,
+            overtaken: 0,
+        };
+        ensure!(arrived == all, "{arrived:?} of {sent} to {address}");
+    }
+    Ok(())
+}
+
+/// Sends groups of datagrams of the given sizes (bytes) to `address`, which is in `to`.
+///
+/// # Errors
+/// When a socket fails, or a datagram has other contents than it was sent with.
+pub fn pass(
+    from: &Namespace,
+    to: &Namespace,
+    address: &str,
+    groups: usize,
+    sizes: &[usize],
+) -> Result<Arrived> {
+    let address: IpAddr = address.parse().context("address")?;
+    let receiver = to.run(|| UdpSocket::bind((address, 0)))??;
+    receiver.set_read_timeout(Some(SILENCE))?;
+    let target = receiver.local_addr()?;
+    let any = if address.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let sender = from.run(|| UdpSocket::bind(any))??;
+    sender.connect(target)?;
+    thread::scope(|scope| {
+        let receiving = scope.spawn(|| receive(&receiver, groups * sizes.len()));
+        let sent = send(&sender, groups, sizes);
+        let received = receiving.join().map_err(|_| anyhow!("receiver panicked"))?;
+        sent.and(received)
+    })
+}
+
+fn send(sender: &UdpSocket, groups: usize, sizes: &[usize]) -> Result<()> {
+    let mut number = 0;
+    for _ in 0..groups {
+        for size in sizes {
+            sender.send(&contents(number, *size)).context("send")?;
+            number += 1;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+fn receive(receiver: &UdpSocket, expected: usize) -> Result<Arrived> {
+    let mut arrived = Arrived::default();
+    let mut latest = 0;
+    let mut buffer = [0; 2048];
+    let deadline = std::time::Instant::now() + wait::LONG;
+    while arrived.count < expected && std::time::Instant::now() < deadline {
+        let Ok(length) = receiver.recv(&mut buffer) else {
+            break;
+        };
+        let datagram = &buffer[..length];
+        let head = datagram.first_chunk::<HEAD>().context("a short datagram")?;
+        let number = u64::from_be_bytes(*head);
+        ensure!(datagram == contents(number, length), "datagram {number}");
+        arrived.count += 1;
+        arrived.overtaken += usize::from(number < latest);
+        latest = latest.max(number);
+    }
+    Ok(arrived)
+}
+
+/// The contents of datagram `number`.
+fn contents(number: u64, size: usize) -> Vec<u8> {
+    let mut bytes = number.to_be_bytes().to_vec();
+    let body = (HEAD..size).map(|at| (number as usize * 31 + at * 7) as u8);
+    bytes.extend(body);
+    bytes
+}
