@@ -75,7 +75,9 @@ impl Frame {
     #[inline(always)]
     pub fn len(&self) -> usize {
         // SAFETY: the kernel's context.
-        let (start, end) = unsafe { ((*self.0).data, (*self.0).data_end) };
+        let start = unsafe { (*self.0).data };
+        // SAFETY: the kernel's context.
+        let end = unsafe { (*self.0).data_end };
         // Pointers to the verifier, although the context shows them in 32 bits: kept whole.
         (opaque(u64::from(end)) - opaque(u64::from(start))) as usize
     }
@@ -154,7 +156,9 @@ impl Frame {
     #[inline(always)]
     pub fn mark(&self) -> bool {
         // SAFETY: the kernel's context.
-        let (mark, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        let mark = unsafe { (*self.0).data_meta } as usize;
+        // SAFETY: the kernel's context.
+        let data = unsafe { (*self.0).data } as usize;
         if mark + MARK_LEN > data {
             return false;
         }
@@ -196,7 +200,9 @@ impl Skb {
     #[inline(always)]
     pub fn is_marked(&self) -> bool {
         // SAFETY: the kernel's context.
-        let (mark, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        let mark = unsafe { (*self.0).data_meta } as usize;
+        // SAFETY: the kernel's context.
+        let data = unsafe { (*self.0).data } as usize;
         if mark + MARK_LEN > data {
             return false;
         }
