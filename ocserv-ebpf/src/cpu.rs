@@ -113,6 +113,16 @@ impl Cpu {
         unsafe { to.write_unaligned(tag) };
     }
 
+    /// The tag behind a ciphertext of `text_len` bytes.
+    pub fn tag_behind(&mut self, text_len: usize) -> [u64; 2] {
+        let at = text_len & (ROOM_FOR_TAG - 1);
+        let from = self.at(AAD);
+        // SAFETY: masked, the offset lies within the body or the memory behind it.
+        let from = unsafe { from.add(at) }.cast::<[u64; 2]>();
+        // SAFETY: as above; the read needs no alignment.
+        unsafe { from.read_unaligned() }
+    }
+
     /// Puts zeroes behind a ciphertext and tag of `length` bytes.
     pub fn clear_behind(&mut self, length: usize) {
         let at = length & (ROOM_FOR_TAG - 1);

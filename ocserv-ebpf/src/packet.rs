@@ -94,10 +94,10 @@ impl Frame {
         self.load(0, head.as_mut_ptr(), len, HEAD)
     }
 
-    /// Copies ciphertext or an inner packet out.
+    /// Copies an inner packet out, or ciphertext with its tag.
     #[inline(always)]
     pub fn load_text(&self, offset: usize, to: *mut u8, len: usize) -> bool {
-        self.load(offset, to, len, MAX_TEXT)
+        self.load(offset, to, len, MAX_TEXT + TAG)
     }
 
     #[inline(always)]
@@ -107,16 +107,6 @@ impl Frame {
         };
         // SAFETY: the kernel checks the frame's bounds, the verifier those of the memory.
         unsafe { helpers::bpf_xdp_load_bytes(self.0, offset as u32, to.cast(), len) == 0 }
-    }
-
-    /// Copies a tag out.
-    #[inline(always)]
-    pub fn load_tag(&self, offset: usize) -> Option<[u64; 2]> {
-        let mut tag = [0_u64; 2];
-        let to = tag.as_mut_ptr().cast();
-        // SAFETY: as above; the memory has TAG bytes.
-        let result = unsafe { helpers::bpf_xdp_load_bytes(self.0, offset as u32, to, TAG as u32) };
-        (result == 0).then_some(tag)
     }
 
     /// Overwrites the beginning.
