@@ -35,6 +35,8 @@ pub struct Cpu {
 }
 
 const _: () = {
+    // It is written in words.
+    assert!(core::mem::offset_of!(Cpu, head) % 8 == 0);
     // `Sheet::room` and the additional data are the front of a frame.
     assert!(core::mem::offset_of!(Sheet, body) - core::mem::offset_of!(Sheet, room) + AAD == FRONT);
 };

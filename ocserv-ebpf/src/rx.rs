@@ -45,7 +45,7 @@ pub fn receive(frame: &Frame) -> Step<Way> {
     let cpu = maps::rx_cpu().ok_or(Verdict::Pass)?;
     let settings = maps::settings().ok_or(Verdict::Pass)?;
     let len = frame.len();
-    if !frame.load_head(&mut cpu.head, len) {
+    if !frame.load_plain_head(&mut cpu.head, len) {
         return Err(Verdict::Pass);
     }
     match parse_head(cpu, len as u32) {
