@@ -158,13 +158,6 @@ impl Frame {
         unsafe { helpers::bpf_xdp_adjust_head(self.0, delta) == 0 }
     }
 
-    /// Adds `delta` bytes to the end, or cuts some off.
-    #[inline(always)]
-    pub fn adjust_tail(&self, delta: i32) -> bool {
-        // SAFETY: the kernel checks the room.
-        unsafe { helpers::bpf_xdp_adjust_tail(self.0, delta) == 0 }
-    }
-
     /// Makes room for the mark. `false`: the driver has none.
     #[inline(always)]
     pub fn reserve_mark(&self) -> bool {

@@ -69,7 +69,7 @@ pub fn receive(frame: &Frame) -> Step<Way> {
         ));
     }
     count(&context, &inner, &way, frame.ingress());
-    strip(frame, cpu, &record, &inner, &way)?;
+    strip(frame, cpu, &inner, &way)?;
     Ok(way)
 }
 
@@ -297,7 +297,7 @@ fn count(context: &Context, inner: &Inner, way: &Way, ingress: u32) {
 
 /// Makes the frame an Ethernet frame with the inner packet.
 #[inline(always)]
-fn strip(frame: &Frame, cpu: &mut Cpu, record: &Record, inner: &Inner, way: &Way) -> Step<()> {
+fn strip(frame: &Frame, cpu: &mut Cpu, inner: &Inner, way: &Way) -> Step<()> {
     let macs: [u8; 12] = match way {
         Way::Stack => *cpu.head.first_chunk().ok_or(Verdict::Pass)?,
         Way::Device(_) => route::macs(&cpu.fib),
@@ -311,10 +311,10 @@ fn strip(frame: &Frame, cpu: &mut Cpu, record: &Record, inner: &Inner, way: &Way
     header[..12].copy_from_slice(&macs);
     header[12..].copy_from_slice(&ethertype.to_be_bytes());
     let new_len = ETHERNET + inner.total_len;
-    let removed = record.offset + RECORD_HEADER + 1 - ETHERNET;
-    let behind = frame.len() as i32 - removed as i32 - new_len as i32;
-    let done = frame.adjust_head(removed as i32)
-        && frame.adjust_tail(-behind)
+    // The end stays: where it moves, generic XDP leaves the socket buffer with a wrong one, behind which
+    // a local receiver appends the next segment.
+    let removed = frame.len() as i32 - new_len as i32;
+    let done = frame.adjust_head(removed)
         && frame.store(cpu.ethernet_ptr(), new_len)
         && frame.mark();
     if !done {

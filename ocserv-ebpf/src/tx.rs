@@ -110,15 +110,14 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
         return Err(Verdict::Left(Counted::UpForm));
     }
     // The room first: what a driver does not give is known before a number is taken.
-    let (head, tail) = growth(cpu, &inner, len);
-    if !frame.adjust_tail(tail) {
+    let growth = growth(cpu, &inner, len);
+    if !frame.adjust_head(-growth) {
         return Err(Verdict::Left(Counted::UpRoute));
     }
     let sealed = match seal(cpu, &context, &inner) {
-        Ok(sealed) if frame.adjust_head(-head) => sealed,
-        _ => {
-            let restored = frame.adjust_tail(-tail);
-            return Err(match restored {
+        Ok(sealed) => sealed,
+        Err(_) => {
+            return Err(match frame.adjust_head(growth) {
                 true => Verdict::Left(Counted::UpRoute),
                 false => Verdict::Drop(Counted::DropFrame),
             });
@@ -132,12 +131,12 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     Ok(sealed.ifindex)
 }
 
-/// How many bytes a frame of `len` bytes grows by at its head and its tail, to hold the record.
+/// How many bytes a frame of `len` bytes grows by, to hold the record. All of it at its head: there is
+/// always room, while a driver may have none at the tail.
 #[inline(always)]
-fn growth(cpu: &Cpu, inner: &Inner, len: usize) -> (i32, i32) {
-    let head = front_len(is_ipv4(&cpu.flow)) - ETHERNET;
-    let record_end = ETHERNET + 1 + inner.total_len + TAG;
-    (head as i32, record_end as i32 - len as i32)
+fn growth(cpu: &Cpu, inner: &Inner, len: usize) -> i32 {
+    let sealed = front_len(is_ipv4(&cpu.flow)) + 1 + inner.total_len + TAG;
+    sealed as i32 - len as i32
 }
 
 /// The session of the destination, and the channel to send by.

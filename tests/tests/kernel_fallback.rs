@@ -2,8 +2,10 @@
 
 use anyhow::{Result, ensure};
 use ocserv_tests::bed::LAN4;
-use ocserv_tests::datapath::{self, Datapath};
-use ocserv_tests::{Bed, Config, Login, Server, scenario, scenario_with_clients, traffic, wait};
+use ocserv_tests::datapath::{self, Datapath, packets};
+use ocserv_tests::{
+    Bed, Config, Login, Server, datagrams, scenario, scenario_with_clients, traffic, wait,
+};
 
 /// Options of `setpriv` for a server that may not load programs.
 const WITHOUT_BPF: [&str; 3] = ["setpriv", "--bounding-set", "-bpf,-sys_admin"];
@@ -68,14 +70,21 @@ fn has_device(server: &Server, name: &str, expected: Option<&str>) -> Result<()>
 /// Starts with a mode, which the client's device must have.
 fn has_mode(configured: &str, mode: &str) {
     scenario(|bed| {
-        let server = datapath::start(bed, &Config::new(bed).set("xdp", configured))?;
+        let config = Config::new(bed)
+            .set("xdp", configured)
+            .set("xdp-max-record", "1530");
+        let server = datapath::start(bed, &config)?;
         let client = Login::new().connect_dtls(bed)?;
         datapath::wait_in_kernel(&server, &client)?;
         has_device(&server, "wan0", Some(&format!("wan {mode}")))?;
         has_device(&server, "vpns0", Some("tun tc"))?;
         let said = lines(&server, &format!("programs on device wan0 ({mode})"));
         ensure!(said.len() == 1, "{said:?}");
-        traffic::transfer_all_ways(bed, &client, 300_000)
+        // The receiver joins segments, which takes a socket buffer that is whole.
+        traffic::transfer_all_ways(bed, &client, 300_000)?;
+        let [kernel, user] = [packets(&server)?.kernel_rx, packets(&server)?.user_rx];
+        ensure!(kernel > 500 && user == 0, "{kernel} {user}");
+        Ok(())
     });
 }
 
@@ -232,7 +241,7 @@ fn rate_limited_sessions_stay_in_user_space_and_are_limited() {
             (client.namespace(), bed.lan(), LAN4),
             (bed.lan(), client.namespace(), own.as_str()),
         ] {
-            let arrived = ocserv_tests::datagrams::pass(from, to, address, groups, &sizes)?;
+            let arrived = datagrams::pass(from, to, address, groups, &sizes)?;
             let sent = groups * sizes.len();
             ensure!(
                 arrived.count < sent / 2,
