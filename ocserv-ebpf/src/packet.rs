@@ -272,6 +272,14 @@ impl Skb {
         unsafe { helpers::bpf_skb_store_bytes(self.0.cast(), 0, from.cast(), len, 0) == 0 }
     }
 
+    /// Makes sure that the packet's flow has a hash, by which queues are chosen: later what lies where its
+    /// headers are expected is ciphertext.
+    #[inline(always)]
+    pub fn keep_hash(&self) {
+        // SAFETY: the helper checks the packet.
+        unsafe { helpers::bpf_get_hash_recalc(self.0) };
+    }
+
     /// Adds bytes before the packet.
     #[inline(always)]
     pub fn grow_head(&self, len: u32) -> bool {

@@ -314,9 +314,8 @@ fn strip(frame: &Frame, cpu: &mut Cpu, inner: &Inner, way: &Way) -> Step<()> {
     // The end stays: where it moves, generic XDP leaves the socket buffer with a wrong one, behind which
     // a local receiver appends the next segment.
     let removed = frame.len() as i32 - new_len as i32;
-    let done = frame.adjust_head(removed)
-        && frame.store(cpu.ethernet_ptr(), new_len)
-        && frame.mark();
+    let done =
+        frame.adjust_head(removed) && frame.store(cpu.ethernet_ptr(), new_len) && frame.mark();
     if !done {
         return Err(Verdict::Drop(Counted::DropFrame));
     }
