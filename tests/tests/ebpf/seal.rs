@@ -1,5 +1,7 @@
 //! `tc_tx`: packets to clients.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use ocserv_common::datagram::{HEAD, parse};
 use ocserv_common::kernel::{Counted, FlowKey};
@@ -24,11 +26,15 @@ pub fn bed_towards(flow: (&str, &str)) -> Result<Bed> {
 
 /// Checks a sealed frame's headers and opens it as the client does. Gives number and packet.
 pub fn open(frame: &[u8], flow: (&str, &str), client: &DtlsChannel, tos: u8, df: bool) -> Opened {
-    let (peer, local) = (flow.0.parse().unwrap(), flow.1.parse().unwrap());
+    let peer: SocketAddr = flow.0.parse().unwrap();
+    let local: SocketAddr = flow.1.parse().unwrap();
     let expected = FlowKey::new(local, peer);
     let mut head = [0; HEAD];
     let len = frame.len().min(HEAD);
     head[..len].copy_from_slice(&frame[..len]);
+    // A finished checksum looks like an open one once in 65,536 times; it is checked below.
+    let udp = if peer.is_ipv4() { 34 } else { 54 };
+    head[udp + 6..udp + 8].fill(0);
     let mut found = expected;
     let record = parse(&head, frame.len(), &mut found).unwrap();
     assert_eq!(found, expected);
