@@ -1,10 +1,12 @@
-//! Measures Debian's ocserv and ours in the same run, in turns, on the same network bed.
+//! Measures Debian's ocserv and ours in the same run, in turns, on the same network bed; with `ebpf`, what
+//! a record costs in the kernel programs.
 //!
-//! Needs root, `iperf3`, and both programs; `docs/benchmarks.md` says how to read the result.
+//! Needs root, for the comparison `iperf3` and both programs; `docs/benchmarks.md` says how to read the result.
 
 mod client;
 mod cost;
 mod dtls;
+mod ebpf;
 mod logins;
 mod memory;
 mod report;
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::report::Report;
 use crate::side::{Side, SideName};
@@ -25,9 +27,12 @@ use crate::side::{Side, SideName};
 #[derive(Debug, Parser)]
 #[command(
     name = "ocserv-bench",
-    about = "Compares ocserv with Debian's ocserv 1.1.6"
+    about = "Compares ocserv with Debian's ocserv 1.1.6",
+    args_conflicts_with_subcommands = true
 )]
 struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// One short round of everything, to see that it works.
     #[arg(long)]
     quick: bool,
@@ -43,6 +48,13 @@ struct Options {
     /// Where the JSON result goes.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
+}
+
+/// What is measured in place of the comparison.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// What a record costs in the kernel programs.
+    Ebpf(ebpf::Options),
 }
 
 /// What can be measured.
@@ -81,7 +93,12 @@ impl Scale {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let options = Options::parse();
+    let outcome = match &options.other {
+        Some(Other::Ebpf(options)) => ebpf::run(options),
+        None => run(&options),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -35,8 +35,9 @@ pub struct Report {
     started: Instant,
 }
 
+/// What it was measured on.
 #[derive(Debug, Serialize)]
-struct Machine {
+pub struct Machine {
     processor: String,
     processors: usize,
     kernel: String,
@@ -116,21 +117,14 @@ impl Report {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_json(&self, path: &Path) -> Result<()> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| path.display().to_string())
+        write_json(path, self)
     }
 
     /// The table for `docs/benchmarks.md`.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "{} x {}, Linux {}; {} rounds, medians (least – most); load average {} before, {} after\n",
-            self.machine.processors,
-            self.machine.processor,
-            self.machine.kernel,
+            "{}; {} rounds, medians (least – most); load average {} before, {} after\n",
+            self.machine.shown(),
             self.rounds,
             self.load_at_begin,
             self.load_at_end
@@ -212,7 +206,8 @@ fn digits(value: f64) -> String {
 }
 
 impl Machine {
-    fn this() -> Self {
+    /// This one.
+    pub fn this() -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let models: Vec<_> = info
             .lines()
@@ -227,10 +222,31 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
         }
     }
+
+    /// In one line.
+    pub fn shown(&self) -> String {
+        format!(
+            "{} x {}, Linux {}",
+            self.processors, self.processor, self.kernel
+        )
+    }
+}
+
+/// Writes a report to a file, whose directory is made if it is missing.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    fs::write(path, text).with_context(|| path.display().to_string())
 }
 
 /// The load averages of 1, 5 and 15 minutes.
-fn load() -> String {
+pub fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }

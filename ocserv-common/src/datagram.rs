@@ -21,6 +21,8 @@ const MAX_TAGS: usize = 2;
 const VLAN_TAG: usize = 4;
 
 const IPV4_HEADER: usize = 20;
+/// First byte of an IPv4 header without options.
+const IPV4_PLAIN: u8 = 0x45;
 const IPV6_HEADER: usize = 40;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
@@ -31,6 +33,10 @@ const MAX_EXTENSIONS: usize = 4;
 
 const APPLICATION_DATA: u8 = 23;
 const DTLS_1_2: [u8; 2] = [0xfe, 0xfd];
+
+/// Bytes that [`parse`] looks at if the frame [`is_plain`]: of Ethernet, IPv6, UDP and record header,
+/// in whole words.
+pub const PLAIN: usize = 80;
 
 /// The first bytes of a frame.
 pub type Head = [u8; HEAD];
@@ -80,12 +86,28 @@ struct Datagram {
 /// [`NotOurs`]: the frame is for the host's stack.
 #[inline(always)]
 pub fn parse(head: &Head, frame_len: usize, flow: &mut FlowKey) -> Result<Record, NotOurs> {
+    // The common case by itself: all offsets are constants then.
+    if word(head, 12) == ETHERTYPE_IPV4 && head[ETHERNET] == IPV4_PLAIN {
+        let datagram = ipv4(head, ETHERNET, IPV4_PLAIN, flow)?;
+        return payload(head, frame_len, flow, &datagram);
+    }
     let (ethertype, start) = network_header(head);
     let datagram = match ethertype {
-        ETHERTYPE_IPV4 => ipv4(head, start, flow)?,
+        ETHERTYPE_IPV4 => ipv4(head, start, byte(head, start), flow)?,
         ETHERTYPE_IPV6 => ipv6(head, start, flow)?,
         _ => return Err(NotOurs::Other),
     };
+    payload(head, frame_len, flow, &datagram)
+}
+
+/// Reads what follows the IP header.
+#[inline(always)]
+fn payload(
+    head: &Head,
+    frame_len: usize,
+    flow: &mut FlowKey,
+    datagram: &Datagram,
+) -> Result<Record, NotOurs> {
     let udp = datagram.udp;
     let udp_len = usize::from(word(head, udp + 4));
     let offset = udp + UDP_HEADER;
@@ -99,10 +121,20 @@ pub fn parse(head: &Head, frame_len: usize, flow: &mut FlowKey) -> Result<Record
     flow.peer_port = [byte(head, udp), byte(head, udp + 1)];
     flow.local_port = [byte(head, udp + 2), byte(head, udp + 3)];
     let record = record(head, offset, udp_len - UDP_HEADER, datagram.tos)?;
-    if checksum_is_open(&datagram, udp_len, word(head, udp + 6)) {
+    if checksum_is_open(datagram, udp_len, word(head, udp + 6)) {
         return Err(NotOurs::Form);
     }
     Ok(record)
+}
+
+/// Whether neither VLAN tags nor options nor extension headers stand before the UDP header.
+#[inline(always)]
+pub fn is_plain(head: &Head) -> bool {
+    match word(head, 12) {
+        ETHERTYPE_IPV4 => head[ETHERNET] == IPV4_PLAIN,
+        ETHERTYPE_IPV6 => head[ETHERNET + 6] == UDP,
+        _ => false,
+    }
 }
 
 /// Ethernet type behind VLAN tags, and where the network header begins.
@@ -121,8 +153,7 @@ pub fn network_header(head: &Head) -> (u16, usize) {
 }
 
 #[inline(always)]
-fn ipv4(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOurs> {
-    let first = byte(head, start);
+fn ipv4(head: &Head, start: usize, first: u8, flow: &mut FlowKey) -> Result<Datagram, NotOurs> {
     if first >> 4 != 4 || byte(head, start + 9) != UDP {
         return Err(NotOurs::Other);
     }

@@ -6,7 +6,7 @@
         internal_features,
         reason = "core has no atomic read-modify-write for BPF"
     ),
-    feature(core_intrinsics, adt_const_params)
+    feature(asm_experimental_arch, core_intrinsics, adt_const_params)
 )]
 
 pub mod aead;

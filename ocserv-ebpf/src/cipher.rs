@@ -6,20 +6,22 @@ use ocserv_common::aead::{self, Sheet};
 /// Seals what is on the sheet.
 #[inline(always)]
 pub fn seal(sheet: &mut Sheet) -> bool {
-    if aead_key(sheet) == 0 || aead_crypt(sheet) == 0 {
-        return false;
-    }
+    let crypted = aead_key(sheet) != 0 && aead_crypt(sheet) != 0;
     sheet.clear_behind();
-    aead_authenticate(sheet) != 0
+    let sealed = crypted && aead_authenticate(sheet) != 0;
+    sheet.forget_keys();
+    sealed
 }
 
 /// Opens what is on the sheet, which has this tag. `false`: it does not fit.
 #[inline(always)]
 pub fn open(sheet: &mut Sheet, tag: &[u64; 2]) -> bool {
-    aead_key(sheet) != 0
+    let opened = aead_key(sheet) != 0
         && aead_authenticate(sheet) != 0
         && aead::equal(&sheet.tag, tag)
-        && aead_crypt(sheet) != 0
+        && aead_crypt(sheet) != 0;
+    sheet.forget_keys();
+    opened
 }
 
 /// What a pointer of a global function stands for: the verifier assumes that it may be null.

@@ -35,6 +35,8 @@ pub struct Cpu {
 }
 
 const _: () = {
+    // It is written in words.
+    assert!(core::mem::offset_of!(Cpu, head) % 8 == 0);
     // `Sheet::room` and the additional data are the front of a frame.
     assert!(core::mem::offset_of!(Sheet, body) - core::mem::offset_of!(Sheet, room) + AAD == FRONT);
 };
@@ -111,6 +113,16 @@ impl Cpu {
         let to = unsafe { to.add(at) }.cast::<[u64; 2]>();
         // SAFETY: as above; the write needs no alignment.
         unsafe { to.write_unaligned(tag) };
+    }
+
+    /// The tag behind a ciphertext of `text_len` bytes.
+    pub fn tag_behind(&mut self, text_len: usize) -> [u64; 2] {
+        let at = text_len & (ROOM_FOR_TAG - 1);
+        let from = self.at(AAD);
+        // SAFETY: masked, the offset lies within the body or the memory behind it.
+        let from = unsafe { from.add(at) }.cast::<[u64; 2]>();
+        // SAFETY: as above; the read needs no alignment.
+        unsafe { from.read_unaligned() }
     }
 
     /// Puts zeroes behind a ciphertext and tag of `length` bytes.

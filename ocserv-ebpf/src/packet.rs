@@ -5,7 +5,7 @@ use core::arch::asm;
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, xdp_md};
 use aya_ebpf::helpers::generated as helpers;
 use ocserv_common::aead::MAX_TEXT;
-use ocserv_common::datagram::{HEAD, Head};
+use ocserv_common::datagram::{self, HEAD, Head, PLAIN};
 use ocserv_common::encapsulation::FRONT;
 use ocserv_common::inner::{INNER_HEAD, InnerHead};
 
@@ -33,6 +33,16 @@ fn opaque(mut number: u64) -> u64 {
     // SAFETY: a register is copied to itself.
     unsafe { asm!("{0} = {0}", inout(reg) number) };
     number
+}
+
+/// Eight bytes of a frame, whose bounds were checked. In one instruction: the verifier allows it where the
+/// processor does, the compiler does not know.
+#[inline(always)]
+fn packet_word(at: usize) -> u64 {
+    let word;
+    // SAFETY: the verifier knows what was checked.
+    unsafe { asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) at) };
+    word
 }
 
 /// A length between 1 and `most`, in the form that helpers want.
@@ -75,7 +85,9 @@ impl Frame {
     #[inline(always)]
     pub fn len(&self) -> usize {
         // SAFETY: the kernel's context.
-        let (start, end) = unsafe { ((*self.0).data, (*self.0).data_end) };
+        let start = unsafe { (*self.0).data };
+        // SAFETY: the kernel's context.
+        let end = unsafe { (*self.0).data_end };
         // Pointers to the verifier, although the context shows them in 32 bits: kept whole.
         (opaque(u64::from(end)) - opaque(u64::from(start))) as usize
     }
@@ -94,10 +106,30 @@ impl Frame {
         self.load(0, head.as_mut_ptr(), len, HEAD)
     }
 
-    /// Copies ciphertext or an inner packet out.
+    /// The same, but only the first [`PLAIN`] bytes if the frame [`is_plain`](datagram::is_plain): nobody
+    /// looks at more of it then, and a call is saved.
+    #[inline(always)]
+    pub fn load_plain_head(&self, head: &mut Head, len: usize) -> bool {
+        // SAFETY: the kernel's context.
+        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        if data + PLAIN > end {
+            return self.load_head(head, len);
+        }
+        let to = head.as_mut_ptr().cast::<u64>();
+        for n in 0..PLAIN / 8 {
+            let word = packet_word(data + 8 * n);
+            // SAFETY: within the head, which lies aligned in working memory.
+            let to = unsafe { to.add(n) };
+            // SAFETY: as above.
+            unsafe { to.write(word) };
+        }
+        datagram::is_plain(head) || self.load_head(head, len)
+    }
+
+    /// Copies an inner packet out, or ciphertext with its tag.
     #[inline(always)]
     pub fn load_text(&self, offset: usize, to: *mut u8, len: usize) -> bool {
-        self.load(offset, to, len, MAX_TEXT)
+        self.load(offset, to, len, MAX_TEXT + TAG)
     }
 
     #[inline(always)]
@@ -107,16 +139,6 @@ impl Frame {
         };
         // SAFETY: the kernel checks the frame's bounds, the verifier those of the memory.
         unsafe { helpers::bpf_xdp_load_bytes(self.0, offset as u32, to.cast(), len) == 0 }
-    }
-
-    /// Copies a tag out.
-    #[inline(always)]
-    pub fn load_tag(&self, offset: usize) -> Option<[u64; 2]> {
-        let mut tag = [0_u64; 2];
-        let to = tag.as_mut_ptr().cast();
-        // SAFETY: as above; the memory has TAG bytes.
-        let result = unsafe { helpers::bpf_xdp_load_bytes(self.0, offset as u32, to, TAG as u32) };
-        (result == 0).then_some(tag)
     }
 
     /// Overwrites the beginning.
@@ -147,7 +169,9 @@ impl Frame {
     #[inline(always)]
     pub fn mark(&self) -> bool {
         // SAFETY: the kernel's context.
-        let (mark, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        let mark = unsafe { (*self.0).data_meta } as usize;
+        // SAFETY: the kernel's context.
+        let data = unsafe { (*self.0).data } as usize;
         if mark + MARK_LEN > data {
             return false;
         }
@@ -189,7 +213,9 @@ impl Skb {
     #[inline(always)]
     pub fn is_marked(&self) -> bool {
         // SAFETY: the kernel's context.
-        let (mark, data) = unsafe { ((*self.0).data_meta as usize, (*self.0).data as usize) };
+        let mark = unsafe { (*self.0).data_meta } as usize;
+        // SAFETY: the kernel's context.
+        let data = unsafe { (*self.0).data } as usize;
         if mark + MARK_LEN > data {
             return false;
         }
@@ -244,6 +270,14 @@ impl Skb {
         };
         // SAFETY: the kernel checks the packet's bounds, the verifier those of the memory.
         unsafe { helpers::bpf_skb_store_bytes(self.0.cast(), 0, from.cast(), len, 0) == 0 }
+    }
+
+    /// Makes sure that the packet's flow has a hash, by which queues are chosen: later what lies where its
+    /// headers are expected is ciphertext.
+    #[inline(always)]
+    pub fn keep_hash(&self) {
+        // SAFETY: the helper checks the packet.
+        unsafe { helpers::bpf_get_hash_recalc(self.0) };
     }
 
     /// Adds bytes before the packet.

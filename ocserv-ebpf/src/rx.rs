@@ -45,7 +45,7 @@ pub fn receive(frame: &Frame) -> Step<Way> {
     let cpu = maps::rx_cpu().ok_or(Verdict::Pass)?;
     let settings = maps::settings().ok_or(Verdict::Pass)?;
     let len = frame.len();
-    if !frame.load_head(&mut cpu.head, len) {
+    if !frame.load_plain_head(&mut cpu.head, len) {
         return Err(Verdict::Pass);
     }
     match parse_head(cpu, len as u32) {
@@ -164,12 +164,11 @@ fn open(frame: &Frame, cpu: &mut Cpu, context: &Context, record: &Record) -> Ste
     let [first, second] = encapsulation::additional_data(record.epoch, record.sequence, text_len);
     sheet.body[0] = first;
     sheet.body[1] = second;
-    sheet.clear_end();
-    let form = Verdict::Left(Counted::UpForm);
-    let tag = frame.load_tag(text + text_len).ok_or(form)?;
-    if !frame.load_text(text, cpu.text_ptr(), text_len) {
-        return Err(form);
+    if !frame.load_text(text, cpu.text_ptr(), record.length) {
+        return Err(Verdict::Left(Counted::UpForm));
     }
+    let tag = cpu.tag_behind(text_len);
+    cpu.sheet.clear_behind();
     if !cipher::open(&mut cpu.sheet, &tag) {
         return Err(refused(context, DropReason::Auth, Counted::DropAuth));
     }
@@ -315,9 +314,8 @@ fn strip(frame: &Frame, cpu: &mut Cpu, inner: &Inner, way: &Way) -> Step<()> {
     // The end stays: where it moves, generic XDP leaves the socket buffer with a wrong one, behind which
     // a local receiver appends the next segment.
     let removed = frame.len() as i32 - new_len as i32;
-    let done = frame.adjust_head(removed)
-        && frame.store(cpu.ethernet_ptr(), new_len)
-        && frame.mark();
+    let done =
+        frame.adjust_head(removed) && frame.store(cpu.ethernet_ptr(), new_len) && frame.mark();
     if !done {
         return Err(Verdict::Drop(Counted::DropFrame));
     }

@@ -65,6 +65,7 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
         return Err(Verdict::Left(Counted::UpForm));
     }
     let sealed = seal(cpu, &context, &inner)?;
+    skb.keep_hash();
     if !skb.set_len(sealed.len - sealed.front) {
         return Err(Verdict::Left(Counted::UpRoute));
     }

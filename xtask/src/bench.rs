@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the comparison with Debian's ocserv, built for release.
+//! `cargo xtask bench`: the comparison with Debian's ocserv, and the cost of the kernel programs. Built for
+//! release.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,8 +22,30 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Path::new(REFERENCE).exists(),
         "{REFERENCE} is missing; type: apt-get install ocserv && systemctl disable --now ocserv"
     );
+    build(&["ocserv-daemon", "ocserv-tools", "ocserv-bench"])?;
+    start(arguments)
+}
+
+/// Measures the kernel programs.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_ebpf(quick: bool, json: Option<String>) -> Result<()> {
+    require_root("bench ebpf")?;
+    packages::install_missing(&[packages::BUILD, packages::BED])?;
+    build(&["ocserv-bench"])?;
+    let mut arguments = vec!["ebpf".to_owned()];
+    if quick {
+        arguments.push("--quick".to_owned());
+    }
+    if let Some(path) = json {
+        arguments.extend(["--json".to_owned(), path]);
+    }
+    start(&arguments)
+}
+
+fn build(members: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let members = ["ocserv-daemon", "ocserv-tools", "ocserv-bench"];
     let status = Command::new(cargo)
         .args(["build", "--release"])
         .args(members.iter().flat_map(|member| ["-p", member]))
@@ -32,6 +55,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
     if !status.success() {
         bail!("cargo build --release: {status}");
     }
+    Ok(())
+}
+
+/// Starts `ocserv-bench`.
+fn start(arguments: &[String]) -> Result<()> {
     // This program is `<target>/debug/xtask`.
     let own = std::env::current_exe()?;
     let target = own.parent().and_then(Path::parent).context("no target")?;

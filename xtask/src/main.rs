@@ -29,7 +29,10 @@ enum Task {
         keep: bool,
     },
     /// Compares with Debian's ocserv: logins, memory, throughput. Needs root.
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
+        #[command(subcommand)]
+        other: Option<Benchmark>,
         /// Options of `ocserv-bench`, e.g. `-- --quick`.
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -44,10 +47,27 @@ enum Task {
     Tidy,
 }
 
+#[derive(Subcommand)]
+enum Benchmark {
+    /// What a record costs in the kernel programs, beside user space. Needs root.
+    Ebpf {
+        /// Few runs, to see that it works.
+        #[arg(long)]
+        quick: bool,
+        /// Where the JSON result goes.
+        #[arg(long)]
+        json: Option<String>,
+    },
+}
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo { keep } => demo::run(keep),
-        Task::Bench { arguments } => bench::run(&arguments),
+        Task::Bench {
+            other: Some(Benchmark::Ebpf { quick, json }),
+            ..
+        } => bench::run_ebpf(quick, json),
+        Task::Bench { arguments, .. } => bench::run(&arguments),
         Task::Test => test::run(),
         Task::BuildEbpf => ebpf::build(),
         Task::CheckEbpf => ebpf::check(),

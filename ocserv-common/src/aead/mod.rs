@@ -80,6 +80,13 @@ impl Sheet {
         self.body[(at + 1) % BODY_WORDS] = 0;
     }
 
+    /// Overwrites the keys: working memory outlives the session.
+    #[inline(always)]
+    pub fn forget_keys(&mut self) {
+        self.key = [0; 8];
+        self.one_time = [0; 4];
+    }
+
     /// Puts zeroes behind the text that is there, up to the next block.
     #[inline(always)]
     pub fn clear_behind(&mut self) {
