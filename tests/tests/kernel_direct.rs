@@ -1,7 +1,7 @@
 //! `xdp-forward = direct`: past the host's stack.
 
 use anyhow::{Result, ensure};
-use ocserv_tests::bed::{LAN4, LAN6, OTHER_PASSWORD, OTHER_USER};
+use ocserv_tests::bed::{LAN4, OTHER_PASSWORD, OTHER_USER};
 use ocserv_tests::datapath::{self, Datapath, counted};
 use ocserv_tests::{
     Bed, Client, Config, Login, Namespace, Server, datagrams, scenario, scenario_with_clients,
