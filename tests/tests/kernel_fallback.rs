@@ -83,7 +83,7 @@ fn has_mode(configured: &str, mode: &str) {
         // The receiver joins segments, which takes a socket buffer that is whole.
         traffic::transfer_all_ways(bed, &client, 300_000)?;
         let [kernel, user] = [packets(&server)?.kernel_rx, packets(&server)?.user_rx];
-        ensure!(kernel > 500 && user == 0, "{kernel} {user}");
+        ensure!(kernel > 500 && user < 10, "{kernel} {user}");
         Ok(())
     });
 }
