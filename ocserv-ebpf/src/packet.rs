@@ -111,7 +111,9 @@ impl Frame {
     #[inline(always)]
     pub fn load_plain_head(&self, head: &mut Head, len: usize) -> bool {
         // SAFETY: the kernel's context.
-        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let data = unsafe { (*self.0).data as usize };
+        // SAFETY: as above.
+        let end = unsafe { (*self.0).data_end as usize };
         if data + PLAIN > end {
             return self.load_head(head, len);
         }
