@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{Marking, canonical};
 
-/// Room for a packet info and a marking of either family.
+/// Room for a packet info, a marking and a segment size of either family.
 pub(super) const CONTROL_LEN: usize = 96;
 
 /// Control messages must be aligned as `cmsghdr`.
@@ -69,6 +69,12 @@ pub(super) fn write_control(
         None => return at,
     };
     append(control, at, level, kind, &i32::from(value).to_ne_bytes())
+}
+
+/// Appends the length of the datagrams that a message holds.
+pub(super) fn append_segment(control: &mut Control, at: usize, segment: u16) -> usize {
+    let (level, kind) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    append(control, at, level, kind, &segment.to_ne_bytes())
 }
 
 /// The local address in received control messages.
@@ -174,6 +180,22 @@ mod tests {
         );
         assert_eq!(control.0[56..60], 6i32.to_ne_bytes());
         assert_eq!(write_control(&mut control, None, true, None), 0);
+    }
+
+    #[test]
+    fn a_segment_size_lies_behind_the_other_messages_and_fits() {
+        let mut control = Control::EMPTY;
+        let v6 = "2001:db8::7".parse().unwrap();
+        let at = write_control(&mut control, Some(v6), false, Some(Marking::Tos(1)));
+        assert_eq!(append_segment(&mut control, at, 1400), 40 + 24 + 24);
+        assert_eq!(control.0[64..72], 18usize.to_ne_bytes());
+        assert_eq!(
+            control.0[72..80],
+            [libc::SOL_UDP, libc::UDP_SEGMENT]
+                .map(i32::to_ne_bytes)
+                .concat()
+        );
+        assert_eq!(control.0[80..82], 1400u16.to_ne_bytes());
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! UDP in batches: `recvmmsg` and `sendmmsg` with the local address beside each datagram, so that
 //! an answer leaves from where the question came (protocol.md 8.6).
+//!
+//! A message that is sent may hold several datagrams to one client, which then take one walk through
+//! the network stack together (`UDP_SEGMENT`, udp(7)). Callers see datagrams only.
 
 mod message;
 mod receive;
+mod runs;
 mod send;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -75,7 +80,7 @@ pub fn takes_priority() -> bool {
         },
         0,
     );
-    batch.send(socket.as_fd()).refused == 0
+    batch.send(socket.as_fd(), &AtomicBool::new(false)).refused == 0
 }
 
 /// One bound UDP socket.
@@ -83,6 +88,8 @@ pub fn takes_priority() -> bool {
 pub struct UdpPort {
     fd: OwnedFd,
     local: SocketAddr,
+    /// Whether the kernel cuts runs into datagrams: unlearned when a device does not.
+    cuts_runs: AtomicBool,
 }
 
 impl UdpPort {
@@ -103,9 +110,12 @@ impl UdpPort {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         set_path_mtu(&socket, local.is_ipv4(), path_mtu)?;
+        // A kernel that does not know the option would send a run as one datagram.
+        let cuts_runs = set_udp_option(&socket, libc::UDP_SEGMENT, 0).is_ok();
         Ok(Self {
             fd: socket.into(),
             local,
+            cuts_runs: AtomicBool::new(cuts_runs),
         })
     }
 
@@ -132,7 +142,7 @@ impl UdpPort {
 
     /// Sends and empties the batch.
     pub fn send_batch(&self, batch: &mut TxBatch) -> SendReport {
-        batch.send(self.fd.as_fd())
+        batch.send(self.fd.as_fd(), &self.cuts_runs)
     }
 }
 
@@ -166,6 +176,10 @@ fn set_path_mtu(socket: &Socket, ipv4: bool, path_mtu: PathMtu) -> io::Result<()
         ),
     };
     message::set_int_option(socket.as_fd(), level, option, value)
+}
+
+fn set_udp_option(socket: &Socket, option: i32, value: i32) -> io::Result<()> {
+    message::set_int_option(socket.as_fd(), libc::SOL_UDP, option, value)
 }
 
 /// IPv4 addresses in IPv6 clothes, as sessions name them, in their own form.
