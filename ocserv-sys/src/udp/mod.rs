@@ -1,8 +1,9 @@
 //! UDP in batches: `recvmmsg` and `sendmmsg` with the local address beside each datagram, so that
 //! an answer leaves from where the question came (protocol.md 8.6).
 //!
-//! A message that is sent may hold several datagrams to one client, which then take one walk through
-//! the network stack together (`UDP_SEGMENT`, udp(7)). Callers see datagrams only.
+//! A message of either call may hold several datagrams of one flow, which then take one walk through
+//! the network stack together: `UDP_SEGMENT` towards the client, `UDP_GRO` from it (udp(7)). Callers
+//! see datagrams only.
 
 mod message;
 mod receive;
@@ -90,10 +91,13 @@ pub struct UdpPort {
     local: SocketAddr,
     /// Whether the kernel cuts runs into datagrams: unlearned when a device does not.
     cuts_runs: AtomicBool,
+    /// Whether received messages may hold several datagrams.
+    merges: bool,
 }
 
 impl UdpPort {
-    /// Makes a bound socket ready for batches: non-blocking, local addresses reported.
+    /// Makes a bound socket ready for batches: non-blocking, local addresses reported, datagrams of
+    /// a flow merged where the kernel can.
     ///
     /// # Errors
     /// When it is not a bound IP socket.
@@ -112,10 +116,12 @@ impl UdpPort {
         set_path_mtu(&socket, local.is_ipv4(), path_mtu)?;
         // A kernel that does not know the option would send a run as one datagram.
         let cuts_runs = set_udp_option(&socket, libc::UDP_SEGMENT, 0).is_ok();
+        let merges = set_udp_option(&socket, libc::UDP_GRO, 1).is_ok();
         Ok(Self {
             fd: socket.into(),
             local,
             cuts_runs: AtomicBool::new(cuts_runs),
+            merges,
         })
     }
 
@@ -131,13 +137,13 @@ impl UdpPort {
             && (self.local.ip().is_unspecified() || self.local.ip() == local.ip())
     }
 
-    /// Receives waiting datagrams, at most as many as `batch` holds, with one system call; 0 when
+    /// Receives waiting datagrams with one system call, at most [`RxBatch::MAX_DATAGRAMS`]; 0 when
     /// none wait.
     ///
     /// # Errors
     /// `recvmmsg(2)`, except for "nothing there" and errors of earlier sends.
     pub fn recv_batch(&self, batch: &mut RxBatch) -> io::Result<usize> {
-        batch.receive(self.fd.as_fd(), self.local)
+        batch.receive(self.fd.as_fd(), self.local, self.merges)
     }
 
     /// Sends and empties the batch.
