@@ -21,11 +21,11 @@ use ocserv_proto::dtls::record::{ContentType, RecordHeader, split_record};
 use ocserv_sys::udp::RxBatch;
 
 use super::channel::{Channel, Flow};
-use super::clock;
 use super::mailbox::Report;
 use super::output::{Output, Tag};
 use super::session::Session;
 use super::worker::Worker;
+use super::{BATCH, clock};
 
 /// Sessions behind one IP that a record from an unknown port is tried with.
 const MAX_CANDIDATES: usize = 8;
@@ -64,6 +64,10 @@ impl Worker {
                     self.pass_handshake(now, flow, datagram.bytes);
                 }
                 Some(_) => self.open_datagram(now, flow, index, datagram.bytes),
+            }
+            // Merged datagrams may be more than there is room for answers.
+            if index % BATCH == BATCH - 1 {
+                self.flush_control(now);
             }
         }
         let packets = self

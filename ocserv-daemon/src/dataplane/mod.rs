@@ -48,7 +48,7 @@ use crate::ipc::channel::Channel;
 use crate::ipc::dataplane::ToDataplane;
 use crate::role::Confinement;
 
-/// Packets that are read and sent together.
+/// Packets that are read and sent together; of datagrams that the kernel has merged, messages.
 const BATCH: usize = 64;
 /// Largest datagram: an inner packet of 16 KiB in a record.
 const MAX_DATAGRAM: usize = 17 * 1024;

@@ -2,13 +2,17 @@
 
 use std::cell::OnceCell;
 use std::fs::OpenOptions;
+use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use nix::unistd::Pid;
 use ocserv_common::replay::ReplayWindow;
 use ocserv_daemon::dataplane;
 use ocserv_daemon::ipc::channel::Channel;
@@ -192,6 +196,14 @@ impl Bed {
         std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
     }
 
+    /// Does `work` while the dataplane stands still.
+    pub fn meanwhile(&self, work: impl FnOnce()) {
+        let pid = Pid::from_raw(self.child.as_ref().unwrap().id() as i32);
+        kill(pid, Signal::SIGSTOP).unwrap();
+        work();
+        kill(pid, Signal::SIGCONT).unwrap();
+    }
+
     /// What the dataplane logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).unwrap()
@@ -361,6 +373,15 @@ impl Client {
         self.socket.send_to(bytes, self.server).unwrap();
     }
 
+    /// Sends records of one length as a message that comes merged.
+    pub fn send_merged(&self, records: &[Vec<u8>]) {
+        let parts: Vec<_> = records.iter().map(|record| IoSlice::new(record)).collect();
+        let segment = [ControlMessage::UdpGsoSegments(&(records[0].len() as u16))];
+        let to = SockaddrStorage::from(self.server);
+        let socket = self.socket.as_raw_fd();
+        sendmsg(socket, &parts, &segment, MsgFlags::empty(), Some(&to)).unwrap();
+    }
+
     pub fn send(&mut self, kind: PacketType, payload: &[u8]) {
         let record = self.seal(kind, payload);
         self.send_raw(&record);
@@ -413,7 +434,8 @@ impl Client {
 
 /// A socket of a client, with a deadline.
 pub fn client_socket() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = udp::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket
 }
@@ -431,7 +453,7 @@ impl Link {
     }
 
     pub fn send_raw(&self, bytes: &[u8]) {
-        seqpacket::send(self.socket.as_fd(), &[std::io::IoSlice::new(bytes)], &[]).unwrap();
+        seqpacket::send(self.socket.as_fd(), &[IoSlice::new(bytes)], &[]).unwrap();
     }
 
     /// Whether a frame waits.

@@ -24,7 +24,7 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 13] = [
         ("packets_pass_both_ways", packets_pass_both_ways),
         (
             "forged_replayed_and_foreign_packets_are_counted",
@@ -63,6 +63,10 @@ fn main() {
         (
             "hellos_without_random_bytes_are_counted",
             zero_random_is_counted,
+        ),
+        (
+            "merged_requests_are_all_answered",
+            merged_requests_are_answered,
         ),
     ];
     let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
@@ -469,4 +473,24 @@ fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = [0; 2048];
     let (len, from) = socket.recv_from(&mut buffer).expect("no datagram in time");
     (buffer[..len].to_vec(), from)
+}
+
+/// More of them come at once than answers have room.
+fn merged_requests_are_answered() {
+    let bed = Bed::start();
+    let mut client = bed.open_session(0);
+    let requests: Vec<_> = (0..192)
+        .map(|number| client.seal(PacketType::DpdRequest, &[number; 10]))
+        .collect();
+    bed.meanwhile(|| {
+        requests
+            .chunks(64)
+            .for_each(|some| client.send_merged(some))
+    });
+    for number in 0..192 {
+        assert_eq!(
+            client.receive(),
+            (PacketType::DpdResponse, vec![number; 10])
+        );
+    }
 }

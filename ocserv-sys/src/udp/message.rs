@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{Marking, canonical};
 
-/// Room for a packet info and a marking of either family.
+/// Room for a packet info, a marking and a segment size of either family.
 pub(super) const CONTROL_LEN: usize = 96;
 
 /// Control messages must be aligned as `cmsghdr`.
@@ -71,8 +72,24 @@ pub(super) fn write_control(
     append(control, at, level, kind, &i32::from(value).to_ne_bytes())
 }
 
-/// The local address in received control messages.
-pub(super) fn read_local(control: &[u8]) -> Option<IpAddr> {
+/// Appends the length of the datagrams that a message holds.
+pub(super) fn append_segment(control: &mut Control, at: usize, segment: u16) -> usize {
+    let (level, kind) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    append(control, at, level, kind, &segment.to_ne_bytes())
+}
+
+/// What received control messages tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The local address.
+    pub(super) local: Option<IpAddr>,
+    /// Length of the datagrams in this message, if it holds several.
+    pub(super) segment: Option<NonZeroUsize>,
+}
+
+/// Reads received control messages. `None`: one is not as the kernel writes them.
+pub(super) fn read_control(control: &[u8]) -> Option<Told> {
+    let mut told = Told::default();
     let mut rest = control;
     while rest.len() >= HEADER {
         let len = usize::from_ne_bytes(rest[..8].try_into().ok()?);
@@ -82,17 +99,29 @@ pub(super) fn read_local(control: &[u8]) -> Option<IpAddr> {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 let octets: [u8; 4] = data.get(8..12)?.try_into().ok()?;
-                return Some(IpAddr::V4(Ipv4Addr::from(octets)));
+                told.local = Some(IpAddr::V4(Ipv4Addr::from(octets)));
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let octets: [u8; 16] = data.get(..16)?.try_into().ok()?;
-                return Some(canonical(Ipv6Addr::from(octets)));
+                told.local = Some(canonical(Ipv6Addr::from(octets)));
             }
+            (libc::SOL_UDP, libc::UDP_GRO) => told.segment = Some(read_segment(data)?),
             _ => {}
         }
-        rest = rest.get(aligned(len)..)?;
+        // The last one may end without its padding.
+        rest = rest.get(aligned(len)..).unwrap_or_default();
     }
-    None
+    Some(told)
+}
+
+/// The kernel writes an int; udp(7) speaks of 16 bits.
+fn read_segment(data: &[u8]) -> Option<NonZeroUsize> {
+    let segment = match *data {
+        [a, b] => u16::from_ne_bytes([a, b]).into(),
+        [a, b, c, d] => usize::try_from(i32::from_ne_bytes([a, b, c, d])).ok()?,
+        _ => return None,
+    };
+    NonZeroUsize::new(segment)
 }
 
 /// Room for a socket address of any family.
@@ -177,13 +206,67 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_size_lies_behind_the_other_messages_and_fits() {
+        let mut control = Control::EMPTY;
+        let v6 = "2001:db8::7".parse().unwrap();
+        let at = write_control(&mut control, Some(v6), false, Some(Marking::Tos(1)));
+        assert_eq!(append_segment(&mut control, at, 1400), 40 + 24 + 24);
+        assert_eq!(control.0[64..72], 18usize.to_ne_bytes());
+        assert_eq!(
+            control.0[72..80],
+            [libc::SOL_UDP, libc::UDP_SEGMENT]
+                .map(i32::to_ne_bytes)
+                .concat()
+        );
+        assert_eq!(control.0[80..82], 1400u16.to_ne_bytes());
+    }
+
+    /// A packet info for 192.0.2.7 and, before or behind it, the length of segments.
+    fn received(segment: &[u8], behind: bool) -> Vec<u8> {
+        let mut control = Control::EMPTY;
+        let mut info = [0; 12];
+        info[8..].copy_from_slice(&[192, 0, 2, 7]);
+        let local = (libc::IPPROTO_IP, libc::IP_PKTINFO, info.as_slice());
+        let segment = (libc::SOL_UDP, libc::UDP_GRO, segment);
+        let mut messages = [segment, local];
+        if behind {
+            messages.reverse();
+        }
+        let end = messages.iter().fold(0, |at, (level, kind, data)| {
+            append(&mut control, at, *level, *kind, data)
+        });
+        control.0[..end].to_vec()
+    }
+
+    #[test]
+    fn address_and_segment_size_are_found_beside_each_other() {
+        let told = Told {
+            local: Some("192.0.2.7".parse().unwrap()),
+            segment: NonZeroUsize::new(1400),
+        };
+        for behind in [false, true] {
+            let as_int = received(&1400i32.to_ne_bytes(), behind);
+            assert_eq!(read_control(&as_int), Some(told));
+            let as_short = received(&1400u16.to_ne_bytes(), behind);
+            assert_eq!(read_control(&as_short), Some(told));
+        }
+    }
+
+    #[test]
+    fn a_segment_size_that_is_none_spoils_the_message() {
+        for segment in [&[0; 4][..], &[0xff; 4], &[0; 2], &[1; 3], &[]] {
+            assert_eq!(read_control(&received(segment, true)), None);
+        }
+    }
+
+    #[test]
     fn broken_control_messages_yield_nothing() {
-        assert_eq!(read_local(&[]), None);
-        assert_eq!(read_local(&[0; 64]), None);
-        assert_eq!(read_local(&[0xff; 64]), None);
+        assert_eq!(read_control(&[]), Some(Told::default()));
+        assert_eq!(read_control(&[0; 64]), None);
+        assert_eq!(read_control(&[0xff; 64]), None);
         let mut control = Control::EMPTY;
         let len = write_control(&mut control, Some("192.0.2.7".parse().unwrap()), true, None);
-        assert_eq!(read_local(&control.0[..len - 5]), None);
+        assert_eq!(read_control(&control.0[..len - 5]), None);
         assert_eq!(read_name(&[]), None);
         assert_eq!(read_name(&[0xff; 28]), None);
         assert_eq!(read_name(&[2, 0, 0, 80, 127, 0, 0]), None);

@@ -1,13 +1,19 @@
 //! UDP in batches: `recvmmsg` and `sendmmsg` with the local address beside each datagram, so that
 //! an answer leaves from where the question came (protocol.md 8.6).
+//!
+//! A message of either call may hold several datagrams of one flow, which then take one walk through
+//! the network stack together: `UDP_SEGMENT` towards the client, `UDP_GRO` from it (udp(7)). Callers
+//! see datagrams only.
 
 mod message;
 mod receive;
+mod runs;
 mod send;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -75,7 +81,7 @@ pub fn takes_priority() -> bool {
         },
         0,
     );
-    batch.send(socket.as_fd()).refused == 0
+    batch.send(socket.as_fd(), &AtomicBool::new(false)).refused == 0
 }
 
 /// One bound UDP socket.
@@ -83,10 +89,15 @@ pub fn takes_priority() -> bool {
 pub struct UdpPort {
     fd: OwnedFd,
     local: SocketAddr,
+    /// Whether the kernel cuts runs into datagrams: unlearned when a device does not.
+    cuts_runs: AtomicBool,
+    /// Whether received messages may hold several datagrams.
+    merges: bool,
 }
 
 impl UdpPort {
-    /// Makes a bound socket ready for batches: non-blocking, local addresses reported.
+    /// Makes a bound socket ready for batches: non-blocking, local addresses reported, datagrams of
+    /// a flow merged where the kernel can.
     ///
     /// # Errors
     /// When it is not a bound IP socket.
@@ -103,9 +114,14 @@ impl UdpPort {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         set_path_mtu(&socket, local.is_ipv4(), path_mtu)?;
+        // A kernel that does not know the option would send a run as one datagram.
+        let cuts_runs = set_udp_option(&socket, libc::UDP_SEGMENT, 0).is_ok();
+        let merges = set_udp_option(&socket, libc::UDP_GRO, 1).is_ok();
         Ok(Self {
             fd: socket.into(),
             local,
+            cuts_runs: AtomicBool::new(cuts_runs),
+            merges,
         })
     }
 
@@ -121,18 +137,18 @@ impl UdpPort {
             && (self.local.ip().is_unspecified() || self.local.ip() == local.ip())
     }
 
-    /// Receives waiting datagrams, at most as many as `batch` holds, with one system call; 0 when
+    /// Receives waiting datagrams with one system call, at most [`RxBatch::MAX_DATAGRAMS`]; 0 when
     /// none wait.
     ///
     /// # Errors
     /// `recvmmsg(2)`, except for "nothing there" and errors of earlier sends.
     pub fn recv_batch(&self, batch: &mut RxBatch) -> io::Result<usize> {
-        batch.receive(self.fd.as_fd(), self.local)
+        batch.receive(self.fd.as_fd(), self.local, self.merges)
     }
 
     /// Sends and empties the batch.
     pub fn send_batch(&self, batch: &mut TxBatch) -> SendReport {
-        batch.send(self.fd.as_fd())
+        batch.send(self.fd.as_fd(), &self.cuts_runs)
     }
 }
 
@@ -166,6 +182,10 @@ fn set_path_mtu(socket: &Socket, ipv4: bool, path_mtu: PathMtu) -> io::Result<()
         ),
     };
     message::set_int_option(socket.as_fd(), level, option, value)
+}
+
+fn set_udp_option(socket: &Socket, option: i32, value: i32) -> io::Result<()> {
+    message::set_int_option(socket.as_fd(), libc::SOL_UDP, option, value)
 }
 
 /// IPv4 addresses in IPv6 clothes, as sessions name them, in their own form.

@@ -1,10 +1,20 @@
 //! Receiving.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::message::{CONTROL_LEN, Control, Name, read_local, read_name};
+use super::message::{CONTROL_LEN, Control, Name, Told, read_control, read_name};
+
+/// Bytes for a message in which the kernel may have merged datagrams: it makes none of more than an
+/// IP packet holds.
+const MERGED_LEN: usize = 64 * 1024;
+/// Such messages taken at once. Their buffers are as much memory as those of single datagrams are in
+/// the dataplane, and with little in each they stay in the processor's cache.
+const MERGED_MESSAGES: usize = 16;
+/// Most datagrams in a message: `UDP_MAX_SEGMENTS` of kernels since 6.9, earlier ones merge 64.
+const MAX_SEGMENTS: usize = 128;
 
 /// Buffers for received datagrams.
 pub struct RxBatch {
@@ -14,17 +24,29 @@ pub struct RxBatch {
     parts: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
     found: Vec<Found>,
+    capacity: usize,
     buffer_len: usize,
+    /// Whether messages may hold several datagrams, which decides how `storage` is divided.
+    merged: bool,
     refused: usize,
 }
 
-/// What a datagram's control messages told.
+/// Where a datagram lies in the storage, and its addresses.
 #[derive(Clone, Copy)]
 struct Found {
-    index: usize,
+    start: usize,
     len: usize,
     peer: SocketAddr,
     local: SocketAddr,
+}
+
+/// A received message: `count` datagrams, each of `segment` bytes but the last.
+struct Message {
+    peer: SocketAddr,
+    local: SocketAddr,
+    len: usize,
+    segment: usize,
+    count: usize,
 }
 
 /// One datagram.
@@ -39,7 +61,11 @@ pub struct Received<'a> {
 }
 
 impl RxBatch {
-    /// Room for `capacity` datagrams of at most `buffer_len` bytes; longer ones are refused.
+    /// Most datagrams in a batch, if the kernel merges them.
+    pub const MAX_DATAGRAMS: usize = MERGED_MESSAGES * MAX_SEGMENTS;
+
+    /// Room for `capacity` messages, each a datagram of at most `buffer_len` bytes, or for at most 16
+    /// messages in which the kernel has merged such datagrams. Longer datagrams are refused.
     pub fn new(capacity: usize, buffer_len: usize) -> Self {
         let part = libc::iovec {
             iov_base: std::ptr::null_mut(),
@@ -47,14 +73,18 @@ impl RxBatch {
         };
         // SAFETY: mmsghdr is integers and pointers; zero is a value of each.
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let merged_len = capacity.min(MERGED_MESSAGES) * MERGED_LEN;
         Self {
-            storage: vec![0; capacity * buffer_len],
+            // Memory that nothing is received into is not there.
+            storage: vec![0; merged_len.max(capacity * buffer_len)],
             names: vec![Name::EMPTY; capacity],
             controls: vec![Control::EMPTY; capacity],
             parts: vec![part; capacity],
             headers: vec![header; capacity],
             found: Vec::with_capacity(capacity),
+            capacity,
             buffer_len,
+            merged: false,
             refused: 0,
         }
     }
@@ -69,7 +99,7 @@ impl RxBatch {
         self.found.is_empty()
     }
 
-    /// Datagrams of the last batch that were too long, or without addresses.
+    /// Datagrams of the last batch that were too long, or messages without addresses.
     pub fn refused(&self) -> usize {
         self.refused
     }
@@ -80,12 +110,10 @@ impl RxBatch {
     /// If there are not that many.
     pub fn datagram(&mut self, index: usize) -> Received<'_> {
         let found = self.found[index];
-        let start = found.index * self.buffer_len;
-        let bytes = &mut self.storage[start..start + found.len];
         Received {
             peer: found.peer,
             local: found.local,
-            bytes,
+            bytes: &mut self.storage[found.start..found.start + found.len],
         }
     }
 
@@ -95,17 +123,18 @@ impl RxBatch {
     /// If there are not that many.
     pub fn bytes(&self, index: usize) -> &[u8] {
         let found = self.found[index];
-        let start = found.index * self.buffer_len;
-        &self.storage[start..start + found.len]
+        &self.storage[found.start..found.start + found.len]
     }
 
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
         bound: SocketAddr,
+        merged: bool,
     ) -> io::Result<usize> {
+        self.merged = merged;
         self.prepare();
-        let count = self.headers.len() as libc::c_uint;
+        let count = self.messages() as libc::c_uint;
         // SAFETY: `prepare` made every header point at buffers of this struct with their true
         // lengths; they stay in place through the call.
         let received = unsafe {
@@ -134,23 +163,42 @@ impl RxBatch {
         };
         for index in 0..received {
             match self.inspect(index, bound) {
-                Some(found) => self.found.push(found),
+                Some(message) => self.hand_out(index, &message),
                 None => self.refused += 1,
             }
         }
         Ok(self.found.len())
     }
 
+    /// Messages taken at once.
+    fn messages(&self) -> usize {
+        if self.merged {
+            self.capacity.min(MERGED_MESSAGES)
+        } else {
+            self.capacity
+        }
+    }
+
+    /// Room for each.
+    fn message_len(&self) -> usize {
+        if self.merged {
+            MERGED_LEN
+        } else {
+            self.buffer_len
+        }
+    }
+
     /// Points every header at its buffers. Done for each call, since the kernel writes lengths back.
     fn prepare(&mut self) {
         self.found.clear();
         self.refused = 0;
-        let buffers = self.storage.chunks_exact_mut(self.buffer_len);
+        let (messages, message_len) = (self.messages(), self.message_len());
+        let buffers = self.storage.chunks_exact_mut(message_len);
         for (part, buffer) in self.parts.iter_mut().zip(buffers) {
             part.iov_base = buffer.as_mut_ptr().cast();
             part.iov_len = buffer.len();
         }
-        for (index, header) in self.headers.iter_mut().enumerate() {
+        for (index, header) in self.headers[..messages].iter_mut().enumerate() {
             header.msg_hdr.msg_name = self.names[index].0.as_mut_ptr().cast();
             header.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
             header.msg_hdr.msg_iov = &raw mut self.parts[index];
@@ -161,9 +209,11 @@ impl RxBatch {
         }
     }
 
-    fn inspect(&self, index: usize, bound: SocketAddr) -> Option<Found> {
+    /// What is in a message; `None`: it cannot be used.
+    fn inspect(&self, index: usize, bound: SocketAddr) -> Option<Message> {
         let header = &self.headers[index];
-        if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+        // Without all control messages several datagrams would look like one.
+        if header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
             return None;
         }
         let name = self.names[index]
@@ -173,13 +223,36 @@ impl RxBatch {
         let control = self.controls[index]
             .0
             .get(..header.msg_hdr.msg_controllen)?;
-        let ip: IpAddr = read_local(control)?;
-        let len = (header.msg_len as usize).min(self.buffer_len);
-        Some(Found {
-            index,
-            len,
+        let Told { local, segment } = read_control(control)?;
+        let len = (header.msg_len as usize).min(self.message_len());
+        let segment = segment.map_or(len, NonZeroUsize::get);
+        // One of no bytes is a datagram too.
+        let count = len.div_ceil(segment.max(1)).max(1);
+        (count <= MAX_SEGMENTS).then_some(Message {
             peer,
-            local: SocketAddr::new(ip, bound.port()),
+            local: SocketAddr::new(local?, bound.port()),
+            len,
+            segment,
+            count,
         })
+    }
+
+    /// Divides a message into its datagrams.
+    fn hand_out(&mut self, index: usize, message: &Message) {
+        let start = index * self.message_len();
+        for number in 0..message.count {
+            let offset = number * message.segment;
+            let len = message.segment.min(message.len - offset);
+            if len > self.buffer_len {
+                self.refused += 1;
+                continue;
+            }
+            self.found.push(Found {
+                start: start + offset,
+                len,
+                peer: message.peer,
+                local: message.local,
+            });
+        }
     }
 }
