@@ -274,12 +274,12 @@ impl Skb {
         unsafe { helpers::bpf_skb_store_bytes(self.0.cast(), 0, from.cast(), len, 0) == 0 }
     }
 
-    /// Makes sure that the packet's flow has a hash, by which queues are chosen: later what lies where its
-    /// headers are expected is ciphertext.
+    /// Tells by which hash the packet's queue is chosen: the stack would compute one of ciphertext, which
+    /// lies where it looks for headers later.
     #[inline(always)]
-    pub fn keep_hash(&self) {
+    pub fn set_hash(&self, hash: u32) {
         // SAFETY: the helper checks the packet.
-        unsafe { helpers::bpf_get_hash_recalc(self.0) };
+        unsafe { helpers::bpf_set_hash(self.0, hash) };
     }
 
     /// Adds bytes before the packet.

@@ -19,10 +19,14 @@ use crate::packet::{Frame, Skb, TAG, now_ms, sum};
 use crate::route::{self, OUTPUT};
 use crate::verdict::{Step, Verdict};
 
+/// An odd number whose multiples differ in all bits (2³² by the golden ratio).
+const SPREAD: u32 = 0x9e37_79b1;
+
 const UNKNOWN: Verdict = Verdict::Left(Counted::UpSession);
 
 /// Where a packet goes.
 struct Context {
+    slot: u32,
     keys: *const SessionKeys,
     channel: *const KernelChannel,
     generation: u64,
@@ -65,7 +69,8 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
         return Err(Verdict::Left(Counted::UpForm));
     }
     let sealed = seal(cpu, &context, &inner)?;
-    skb.keep_hash();
+    // One queue for all packets to a client keeps their order.
+    skb.set_hash(context.slot.wrapping_mul(SPREAD));
     if !skb.set_len(sealed.len - sealed.front) {
         return Err(Verdict::Left(Counted::UpRoute));
     }
@@ -166,6 +171,7 @@ fn find(cpu: &mut Cpu, inner: &Inner) -> Step<Context> {
             && state.live.usable(now_ms, silence_ms);
         if is_usable {
             return Ok(Context {
+                slot,
                 keys,
                 channel,
                 generation,

@@ -81,6 +81,7 @@ pub struct Bed {
     shared: SharedSessions,
     client: DtlsChannel,
     next: Cell<u64>,
+    device: u32,
     _memory: OwnedFd,
 }
 
@@ -125,6 +126,7 @@ impl Bed {
             shared,
             client: DtlsChannel::new(&reversed(keys))?,
             next: Cell::new(FIRST),
+            device: if_nametoindex(DEVICE)?,
             _memory: memory,
         })
     }
@@ -161,6 +163,9 @@ impl Bed {
     pub fn tc(&mut self, program: &str, packet: &[u8]) -> Result<Ran> {
         let found = self.kernel.ebpf_mut().program(program);
         let found: &SchedClassifier = found.context("no such program")?.try_into()?;
+        // The test harness gives the frames of `xdp_rx` the loopback as their device.
+        let live = &record(&self.shared).channels[0].live;
+        live.ifindex.set(self.device.into());
         run(found, packet)
     }
 
@@ -175,9 +180,6 @@ impl Bed {
             record(&self.shared).rx_packets.get() > 0,
             "xdp_rx does not take a valid record"
         );
-        // The test harness gives frames the loopback as their device.
-        let live = &record(&self.shared).channels[0].live;
-        live.ifindex.set(if_nametoindex(DEVICE)?.into());
         Ok(())
     }
 }
