@@ -108,7 +108,7 @@ fn by_flow<'a>(
     for packet in packets.filter(|packet| !packet.is_empty()) {
         let is_ipv4 = packet[0] >> 4 == 4;
         let (protocol, addresses) = if is_ipv4 { (9, 12..24) } else { (6, 8..44) };
-        let mut flow = vec![packet.get(protocol).copied()];
+        let mut flow = vec![Some(packet[0] >> 4), packet.get(protocol).copied()];
         flow.extend(addresses.map(|at| packet.get(at).copied()));
         let mut packet = packet.clone();
         if is_ipv4 && packet.len() >= 20 && packet[6] & 0x40 != 0 {
