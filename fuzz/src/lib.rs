@@ -16,6 +16,7 @@ mod ip;
 #[cfg(feature = "daemon")]
 mod ipc;
 mod login;
+mod offload;
 mod passwd;
 mod replay;
 mod xml;
@@ -30,6 +31,7 @@ pub use ip::ip;
 #[cfg(feature = "daemon")]
 pub use ipc::{ipc, packet_link};
 pub use login::login;
+pub use offload::offload;
 pub use passwd::passwd;
 pub use replay::replay;
 pub use xml::xml;
@@ -50,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "daemon")]
     ("ipc", ipc),
     ("login", login),
+    ("offload", offload),
     #[cfg(feature = "daemon")]
     ("packet_link", packet_link),
     ("passwd", passwd),

@@ -16,5 +16,7 @@ pub mod encapsulation;
 pub mod inner;
 pub mod ip;
 pub mod kernel;
+#[cfg(not(target_arch = "bpf"))]
+pub mod offload;
 pub mod replay;
 pub mod session;

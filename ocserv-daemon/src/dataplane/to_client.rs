@@ -36,8 +36,17 @@ pub struct CstpItem {
 const NOBODY: u32 = u32::MAX;
 
 impl Worker {
-    /// Takes one batch from the tun queue.
+    /// Takes one batch from the tun queue, and what the last super-packet of it has beyond: nothing
+    /// would wake the thread for that.
     pub(super) fn read_tun(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
+        self.take_batch(batch)?;
+        while self.out.tun.has_rest() {
+            self.take_batch(batch)?;
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
         let count = self.out.tun.recv_batch(batch)?;
         let now = clock();
         self.by_cstp.clear();

@@ -5,6 +5,7 @@
 
 mod bed;
 mod packets;
+mod super_packets;
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -24,7 +25,7 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 14] = [
         ("packets_pass_both_ways", packets_pass_both_ways),
         (
             "forged_replayed_and_foreign_packets_are_counted",
@@ -67,6 +68,10 @@ fn main() {
         (
             "merged_requests_are_all_answered",
             merged_requests_are_answered,
+        ),
+        (
+            "no_segment_of_a_super_packet_waits_for_the_next_packet",
+            super_packets::no_segment_waits_for_the_next_packet,
         ),
     ];
     let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));

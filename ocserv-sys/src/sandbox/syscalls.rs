@@ -133,7 +133,11 @@ const COMMON: &[Rule] = &[
         "tun, eventfd, log on standard error",
     ),
     Rule(libc::SYS_readv, Always, "streams"),
-    Rule(libc::SYS_writev, Always, "streams, log"),
+    Rule(
+        libc::SYS_writev,
+        Always,
+        "streams, log, several packets to the tun device as one",
+    ),
     Rule(libc::SYS_pread64, Always, "configuration in a memory file"),
     // Not by fstat(2): libc makes newfstatat or statx of it, which take paths too and tell of any
     // file whether it exists, how large and how old it is.
