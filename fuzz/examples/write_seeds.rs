@@ -54,6 +54,8 @@ fn main() -> io::Result<()> {
         ipc(&format!("sign-{number}"), bytes(2, message))?;
     }
     let moved = FromDataplane::PeerMoved {
+        channel: 1,
+        generation: 7,
         slot: Slot(3),
         peer: peer(),
         local: local(),

@@ -105,8 +105,9 @@ pub fn write(front: &mut Front, out: &Outgoing<'_>) {
 fn write_ipv4(front: &mut Front, at: usize, udp_len: usize, out: &Outgoing<'_>) {
     let total = (IPV4_HEADER + udp_len) as u16;
     let flags = if out.dont_fragment { DONT_FRAGMENT } else { 0 };
-    // Fragments of two packets must not be taken for one's (RFC 6864 §4.3).
-    let id = out.sequence as u16;
+    // Fragments of two packets must not be taken for one's (RFC 6864 §4.3). Clients behind one address
+    // have different ports.
+    let id = (out.sequence as u16).wrapping_add(u16::from_be_bytes(out.flow.peer_port));
     put(front, at, &[0x45, out.tos]);
     put(front, at + 2, &total.to_be_bytes());
     put(front, at + 4, &id.to_be_bytes());

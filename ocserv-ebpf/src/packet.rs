@@ -5,7 +5,7 @@ use core::arch::asm;
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, xdp_md};
 use aya_ebpf::helpers::generated as helpers;
 use ocserv_common::aead::MAX_TEXT;
-use ocserv_common::datagram::{self, HEAD, Head, PLAIN};
+use ocserv_common::datagram::{self, ETHERNET, HEAD, Head, PLAIN};
 use ocserv_common::encapsulation::FRONT;
 use ocserv_common::inner::{INNER_HEAD, InnerHead};
 
@@ -60,16 +60,37 @@ pub fn now_ms() -> u64 {
     nanoseconds / 1_000_000
 }
 
-/// Sum of the 16-bit words of memory, as they lie in it. `len` is a multiple of 4.
+/// Sum of the 16-bit words of memory, as they lie in it. `len` is a multiple of 4, and at most
+/// [`MAX_SUMMED`].
 #[inline(always)]
 pub fn sum(from: *mut u8, len: usize) -> Option<u64> {
-    /// The helper's own limit lies above.
-    const MOST: usize = 2048;
-    let len = bounded(len, MOST)?;
-    // SAFETY: the verifier checks that the memory is the program's.
-    let sum = unsafe { helpers::bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), len, 0) };
-    u64::try_from(sum).ok()
+    let mut seed = 0;
+    let mut left = len;
+    for piece in 0..MAX_SUMMED / SUMMED_AT_ONCE {
+        if left == 0 {
+            break;
+        }
+        let at_once = if left < SUMMED_AT_ONCE {
+            left
+        } else {
+            SUMMED_AT_ONCE
+        };
+        let len = bounded(at_once, SUMMED_AT_ONCE)?;
+        // SAFETY: the verifier checks that the memory is the program's.
+        let from = unsafe { from.add(piece * SUMMED_AT_ONCE) };
+        // SAFETY: as above.
+        let sum =
+            unsafe { helpers::bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), len, seed) };
+        seed = u32::try_from(sum).ok()?;
+        left -= at_once;
+    }
+    (left == 0).then_some(u64::from(seed))
 }
+
+/// Most bytes that [`sum`] takes.
+const MAX_SUMMED: usize = 2048;
+/// Most bytes that kernels before 6.13 sum in a call.
+const SUMMED_AT_ONCE: usize = 512;
 
 /// Asks the routing table. The answer is in `cpu.fib`.
 #[inline(always)]
@@ -282,11 +303,24 @@ impl Skb {
         unsafe { helpers::bpf_set_hash(self.0, hash) };
     }
 
-    /// Adds bytes before the packet.
+    /// Adds `front` bytes before the packet, for the headers of a frame. The stack is told of the new
+    /// network header where it lets itself be told: queues that mark congestion would else do so in the
+    /// ciphertext.
     #[inline(always)]
-    pub fn grow_head(&self, len: u32) -> bool {
+    pub fn grow(&self, front: usize, is_ipv4: bool) -> bool {
+        const AFTER_MAC: u32 = 1;
+        const FIXED_GSO: u64 = 1;
+        const ENCAP_IPV4: u64 = 1 << 1;
+        const ENCAP_IPV6: u64 = 1 << 2;
+        const ENCAP_UDP: u64 = 1 << 4;
+        let family = if is_ipv4 { ENCAP_IPV4 } else { ENCAP_IPV6 };
+        let flags = FIXED_GSO | ENCAP_UDP | family;
+        let behind_mac = (front - ETHERNET) as i32;
         // SAFETY: the kernel checks the room.
-        unsafe { helpers::bpf_skb_change_head(self.0, len, 0) == 0 }
+        let told = unsafe { helpers::bpf_skb_adjust_room(self.0, behind_mac, AFTER_MAC, flags) };
+        let rest = if told == 0 { ETHERNET } else { front };
+        // SAFETY: as above.
+        unsafe { helpers::bpf_skb_change_head(self.0, rest as u32, 0) == 0 }
     }
 
     /// Makes it `len` bytes long, at its end.

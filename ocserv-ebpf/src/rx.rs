@@ -68,7 +68,7 @@ pub fn receive(frame: &Frame) -> Step<Way> {
             Counted::DropMalformed,
         ));
     }
-    count(&context, &inner, &way, frame.ingress());
+    count(&context, &inner, &way, learned_device(frame, cpu));
     strip(frame, cpu, &inner, &way)?;
     Ok(way)
 }
@@ -156,7 +156,6 @@ fn open(frame: &Frame, cpu: &mut Cpu, context: &Context, record: &Record) -> Ste
     let text_len = record.length - TAG;
     let text = record.offset + RECORD_HEADER;
     let sheet = &mut cpu.sheet;
-    maps::copy_client_key(context.channel, &mut sheet.key);
     let iv = read!(context.channel, client_iv);
     sheet.nonce = encapsulation::nonce(&iv, record.epoch, record.sequence);
     sheet.len = text_len as u32;
@@ -169,6 +168,7 @@ fn open(frame: &Frame, cpu: &mut Cpu, context: &Context, record: &Record) -> Ste
     }
     let tag = cpu.tag_behind(text_len);
     cpu.sheet.clear_behind();
+    maps::copy_client_key(context.channel, &mut cpu.sheet.key);
     if !cipher::open(&mut cpu.sheet, &tag) {
         return Err(refused(context, DropReason::Auth, Counted::DropAuth));
     }
@@ -249,7 +249,8 @@ fn way(frame: &Frame, cpu: &mut Cpu, inner: &Inner, settings: &Settings) -> Way 
         return Way::Stack;
     }
     route::ask_inner(cpu, inner, settings.tun_ifindex);
-    if !frame.fib_lookup(cpu, 0) || !maps::is_direct(cpu.fib.ifindex) {
+    // Only devices towards the LAN: what leaves towards the Internet meets the host's rules.
+    if !frame.fib_lookup(cpu, 0) || maps::mac(cpu.fib.ifindex).is_none() {
         return Way::Stack;
     }
     if !inner.decrement_ttl(cpu.inner()) {
@@ -263,6 +264,10 @@ fn commit(frame: &Frame, context: &Context, record: &Record) -> Step<()> {
     if !frame.reserve_mark() {
         return Err(Verdict::Left(Counted::UpRoute));
     }
+    // A number of former keys must not be committed to the window of others.
+    if !is_current(context) {
+        return Err(Verdict::Drop(Counted::DropReplay));
+    }
     if !context.state.window().commit(record.sequence) {
         return Err(dropped(context, DropReason::Replay, Counted::DropReplay));
     }
@@ -273,14 +278,24 @@ fn commit(frame: &Frame, context: &Context, record: &Record) -> Step<()> {
     Ok(())
 }
 
+/// The device that answers go by. Not from a tagged frame: they would go without its tag.
 #[inline(always)]
-fn count(context: &Context, inner: &Inner, way: &Way, ingress: u32) {
+fn learned_device(frame: &Frame, cpu: &Cpu) -> Option<u32> {
+    let ethertype = u16::from_be_bytes([cpu.head[12], cpu.head[13]]);
+    let is_untagged = ethertype == ETHERTYPE_IPV4 || ethertype == ETHERTYPE_IPV6;
+    is_untagged.then(|| frame.ingress())
+}
+
+#[inline(always)]
+fn count(context: &Context, inner: &Inner, way: &Way, device: Option<u32>) {
     let seconds = context.now_ms / 1000;
     let shared = context.shared;
     let live = &context.state.live;
     live.heard(context.now_ms);
-    if live.ifindex.get() != u64::from(ingress) {
-        live.ifindex.set(ingress.into());
+    if let Some(device) = device
+        && live.ifindex.get() != u64::from(device)
+    {
+        live.ifindex.set(device.into());
     }
     shared.last_udp_rx_secs.set(seconds);
     if inner.is_activity {

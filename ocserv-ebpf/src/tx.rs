@@ -74,8 +74,8 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
     if !skb.set_len(sealed.len - sealed.front) {
         return Err(Verdict::Left(Counted::UpRoute));
     }
-    let grown =
-        skb.grow_head(sealed.front as u32) && skb.store(cpu.front_ptr(sealed.front), sealed.len);
+    let grown = skb.grow(sealed.front, is_ipv4(&cpu.flow))
+        && skb.store(cpu.front_ptr(sealed.front), sealed.len);
     if !grown {
         return Err(Verdict::Drop(Counted::DropFrame));
     }
@@ -242,11 +242,15 @@ fn seal(cpu: &mut Cpu, context: &Context, inner: &Inner) -> Step<Sealed> {
     maps::copy_server_key(channel, &mut cpu.sheet.key);
     let iv = read!(channel, server_iv);
     let epoch = read!(channel, epoch);
-    let sequence = context.state.take_tx_seq(1).ok_or(UNKNOWN)?;
+    let Some(sequence) = context.state.take_tx_seq(1) else {
+        cpu.sheet.forget_keys();
+        return Err(UNKNOWN);
+    };
     let is_current = read!(channel, generation) == context.generation
         && context.state.generation() == context.generation;
     if !is_current {
         // Keys or number belong to another generation; taking the number has ordered the reads.
+        cpu.sheet.forget_keys();
         return Err(UNKNOWN);
     }
     let text_len = inner.total_len + 1;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use ocserv_proto::dtls::control::DtlsSettings;
@@ -29,6 +30,8 @@ pub struct Channel {
     /// Timers; what they go by is in that record too ([`Session::live`]).
     pub control: DtlsControl,
     flow: ArcSwap<Flow>,
+    /// It moved, and the supervisor has not been told.
+    untold: AtomicBool,
 }
 
 impl Channel {
@@ -46,6 +49,7 @@ impl Channel {
             crypto,
             control: DtlsControl::new(settings),
             flow: ArcSwap::from_pointee(flow),
+            untold: AtomicBool::new(false),
         }
     }
 
@@ -57,6 +61,14 @@ impl Channel {
     /// The client is somewhere else now.
     pub fn move_to(&self, flow: Flow) {
         self.flow.store(Arc::new(flow));
+        self.untold.store(true, Ordering::Release);
+    }
+
+    /// Calls `tell` if the channel moved; where that fails it is to be told again.
+    pub fn tell_move(&self, tell: impl FnOnce(Flow) -> bool) {
+        if self.untold.swap(false, Ordering::AcqRel) && !tell(self.flow()) {
+            self.untold.store(true, Ordering::Release);
+        }
     }
 
     /// Bytes that an outer packet is larger than the inner one.

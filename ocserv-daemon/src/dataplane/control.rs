@@ -96,7 +96,9 @@ impl Control {
                     }
                 }
                 report = self.reports.recv() => match report {
-                    Some(Report::Moved(slot, flow)) => self.moved(slot, flow).await?,
+                    Some(Report::Moved(slot, channel, generation, flow)) => {
+                        self.moved((slot, channel, generation), flow).await?;
+                    }
                     Some(Report::Mtu(slot, mtu)) => self.mtu_found(slot, mtu).await?,
                     Some(Report::Ended(slot, channel, generation)) => {
                         let slot = Slot(slot);
@@ -243,11 +245,17 @@ impl Control {
     }
 
     /// A thread saw a channel move: the others and the supervisor must know.
-    async fn moved(&self, slot: u32, flow: Flow) -> anyhow::Result<()> {
+    async fn moved(
+        &self,
+        (slot, channel, generation): (u32, u8, u64),
+        flow: Flow,
+    ) -> anyhow::Result<()> {
         self.tell_all(|| Update::FlowAdded(slot, flow));
         let Flow { peer, local } = flow;
         let message = FromDataplane::PeerMoved {
             slot: Slot(slot),
+            channel,
+            generation,
             peer,
             local,
         };

@@ -19,6 +19,7 @@ use ocserv_proto::dtls::control::DtlsInput;
 use ocserv_proto::dtls::hello::{HelloError, find_app_id};
 use ocserv_proto::dtls::record::{ContentType, RecordHeader, split_record};
 use ocserv_sys::udp::RxBatch;
+use tokio::sync::mpsc;
 
 use super::channel::{Channel, Flow};
 use super::mailbox::Report;
@@ -189,10 +190,23 @@ impl Worker {
             return false;
         };
         self.table.learn_flow(slot, flow);
-        // When the queue is full the supervisor hears of the next move.
-        let _ = self.reports.try_send(Report::Moved(slot, flow));
+        if let Some(session) = self.table.by_slot(slot) {
+            tell_moves(session, &self.reports);
+        }
         true
     }
+}
+
+/// Tells the control task of channels that moved. When its queue is full the timer tells it again.
+pub(super) fn tell_moves(session: &Session, reports: &mpsc::Sender<Report>) {
+    session.each_channel(|channel| {
+        channel.tell_move(|flow| {
+            let number = (channel.index & 1) as u8;
+            let report = Report::Moved(session.slot(), number, channel.generation, flow);
+            reports.try_send(report).is_ok()
+        });
+        None::<()>
+    });
 }
 
 /// Handshakes are the gate's: all that is unprotected, and handshake messages of any epoch (a

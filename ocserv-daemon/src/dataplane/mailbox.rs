@@ -36,8 +36,8 @@ pub enum Update {
 /// What a thread tells the control task.
 #[derive(Debug)]
 pub enum Report {
-    /// A channel moved to another address.
-    Moved(u32, Flow),
+    /// A channel of a session, by its record and the number of its keys, moved to another address.
+    Moved(u32, u8, u64, Flow),
     /// The path of a session takes inner packets of this size.
     Mtu(u32, u16),
     /// The keys of that number in a channel record of a session are not used any more.

@@ -16,6 +16,7 @@ use ocserv_sys::udp::{RxBatch, UdpPort};
 use tokio::sync::mpsc;
 
 use super::channel::Channel;
+use super::from_client::tell_moves;
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
 use super::output::{Output, Tag};
@@ -252,6 +253,7 @@ impl Worker {
             .filter(|session| session.slot() as usize % *threads == *id);
         for session in own {
             session.retire_previous(now);
+            tell_moves(session, reports);
             session.each_channel(|channel| {
                 let live = session.live(channel);
                 match channel.control.handle_timeout(live, now) {

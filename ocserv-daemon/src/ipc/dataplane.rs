@@ -90,10 +90,14 @@ pub enum FromDataplane {
         /// The session.
         slot: Slot,
     },
-    /// The DTLS channel of a session moved to another client address (NAT, roaming).
+    /// A DTLS channel of a session moved to another client address (NAT, roaming).
     PeerMoved {
         /// The session.
         slot: Slot,
+        /// Which of its channel records.
+        channel: u8,
+        /// Number of the record's keys.
+        generation: u64,
         /// Its new address.
         peer: SocketAddr,
         /// Local address that the client now sends to.

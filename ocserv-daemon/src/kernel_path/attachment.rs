@@ -73,6 +73,11 @@ impl KernelPath {
         self.refused.insert(ifindex);
     }
 
+    /// Devices that are gone, or off, may be tried again when they are back.
+    pub fn forgive(&mut self, is_there: impl Fn(u32) -> bool) {
+        self.refused.retain(|ifindex| is_there(*ifindex));
+    }
+
     /// Whether [`Self::refuse`] was said of a device.
     pub fn was_refused(&self, ifindex: u32) -> bool {
         self.refused.contains(&ifindex)
@@ -115,6 +120,8 @@ impl KernelPath {
         if self.options.direct && role != DeviceRole::Tun {
             self.allow_direct(ifindex)?;
         }
+        // Dropped in order: what makes frames of records goes before what takes such frames.
+        links.reverse();
         self.attached.push(Attached {
             ifindex,
             name: name.to_owned(),

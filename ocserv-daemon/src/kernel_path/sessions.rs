@@ -45,11 +45,16 @@ pub fn fits(params: &SessionParams, keys: &ChannelKeys) -> bool {
         && !matches!(params.net_priority, Some(NetPriority::Priority(_)))
 }
 
-/// What is in the maps of one session.
-struct Installed {
-    keys: SessionKeys,
+/// What leads to a session.
+struct Addresses {
     leases: Vec<Address>,
     networks: Vec<Key<Address>>,
+}
+
+/// What is in the maps of one session that has keys there. In a box, so that they are wiped where they
+/// were.
+struct Installed {
+    keys: SessionKeys,
 }
 
 impl Drop for Installed {
@@ -73,7 +78,8 @@ pub(super) struct SessionMaps {
     flows: HashMap<MapData, FlowBytes, u32>,
     leases: HashMap<MapData, Address, u32>,
     networks: LpmTrie<MapData, Address, u32>,
-    installed: StdMap<u32, Installed>,
+    installed: StdMap<u32, Box<Installed>>,
+    addresses: StdMap<u32, Addresses>,
 }
 
 impl SessionMaps {
@@ -84,6 +90,7 @@ impl SessionMaps {
             leases: map("LEASES")?.try_into()?,
             networks: map("NETWORKS")?.try_into()?,
             installed: StdMap::new(),
+            addresses: StdMap::new(),
         })
     }
 
@@ -112,31 +119,25 @@ impl SessionMaps {
     }
 
     /// Makes the client's addresses lead to its session, whoever had them before.
-    fn add_addresses(&mut self, slot: u32) -> Result<(), MapError> {
-        let Some(installed) = self.installed.get(&slot) else {
-            return Ok(());
-        };
-        for lease in &installed.leases {
+    fn add_addresses(&mut self, slot: u32, addresses: &Addresses) -> Result<(), MapError> {
+        for lease in &addresses.leases {
             self.leases.insert(lease, slot, 0)?;
         }
-        for network in &installed.networks {
+        for network in &addresses.networks {
             self.networks.insert(network, slot, 0)?;
         }
         Ok(())
     }
 
-    fn remove_addresses(&mut self, slot: u32, installed: &Installed) {
-        for lease in &installed.leases {
+    fn remove_addresses(&mut self, slot: u32, addresses: &Addresses) {
+        for lease in &addresses.leases {
             if self.leases.get(lease, 0).is_ok_and(|owner| owner == slot) {
                 let _ = self.leases.remove(lease);
             }
         }
-        for network in &installed.networks {
-            if self
-                .networks
-                .get(network, 0)
-                .is_ok_and(|owner| owner == slot)
-            {
+        for network in &addresses.networks {
+            let owner = self.networks.get(network, 0);
+            if owner.is_ok_and(|owner| owner == slot) {
                 let _ = self.networks.remove(network);
             }
         }
@@ -144,6 +145,30 @@ impl SessionMaps {
 }
 
 impl KernelPath {
+    /// A session is open: its addresses lead to it, whether it has keys in the kernel or not. Without
+    /// that, packets to one that has none would go to another session whose networks contain it.
+    ///
+    /// # Errors
+    /// When a map is full.
+    pub fn open_session(&mut self, params: &SessionParams) -> anyhow::Result<()> {
+        let slot = params.slot.0;
+        if self.sessions.addresses.contains_key(&slot) {
+            return Ok(());
+        }
+        let addresses = addresses(params);
+        let added = self.sessions.add_addresses(slot, &addresses);
+        self.sessions.addresses.insert(slot, addresses);
+        Ok(added?)
+    }
+
+    /// A session is over: neither keys nor addresses of it stay.
+    pub fn close_session(&mut self, slot: u32) {
+        self.remove(slot);
+        if let Some(addresses) = self.sessions.addresses.remove(&slot) {
+            self.sessions.remove_addresses(slot, &addresses);
+        }
+    }
+
     /// Puts keys into the kernel. From then on its programs carry the session's packets. `mtu`: its
     /// largest inner packet.
     ///
@@ -158,10 +183,11 @@ impl KernelPath {
     ) -> anyhow::Result<()> {
         let slot = params.slot.0;
         let flow = FlowKey::new(new.peer, new.local);
-        let is_first = !self.sessions.installed.contains_key(&slot);
+        self.open_session(params)?;
         let mut empty = installed(params, dont_fragment);
         empty.keys.mtu = mtu.into();
-        let installed = self.sessions.installed.entry(slot).or_insert(empty);
+        let entry = self.sessions.installed.entry(slot);
+        let installed = entry.or_insert_with(|| Box::new(empty));
         let number = new.number & 1;
         let other = &installed.keys.channels[usize::from(1 - number)];
         let former = other.generation != 0 && other.flow == flow;
@@ -172,12 +198,7 @@ impl KernelPath {
         self.shards.store_session(slot, &installed.keys);
         let channel = &installed.keys.channels[usize::from(number)];
         self.shards.store_channel(slot, number.into(), channel);
-        let added = self.sessions.add_flow(&flow, slot, number);
-        let added = added.and_then(|()| match is_first {
-            true => self.sessions.add_addresses(slot),
-            false => Ok(()),
-        });
-        if let Err(error) = added {
+        if let Err(error) = self.sessions.add_flow(&flow, slot, number) {
             self.remove(slot);
             anyhow::bail!("{error}");
         }
@@ -231,35 +252,44 @@ impl KernelPath {
         }
     }
 
-    /// The client's channels are at another address now.
-    pub fn move_session(&mut self, slot: u32, peer: SocketAddr, local: SocketAddr, ifindex: u32) {
+    /// One of the client's channels is at another address now.
+    pub fn move_channel(
+        &mut self,
+        slot: u32,
+        number: usize,
+        (peer, local): (SocketAddr, SocketAddr),
+        ifindex: u32,
+    ) {
         let Some(installed) = self.sessions.installed.get_mut(&slot) else {
             return;
         };
+        let (number, other) = (number & 1, 1 - (number & 1));
         let flow = FlowKey::new(peer, local);
-        let newest = installed.keys.newest;
-        let mut former_flows = Vec::new();
-        let are_both_used = installed.keys.channels.iter().all(|it| it.generation != 0);
-        for (number, channel) in installed.keys.channels.iter_mut().enumerate() {
-            if channel.generation != 0 {
-                former_flows.push(channel.flow);
-                channel.flow = flow;
-                channel.ifindex = ifindex;
-                // Records of both come by one flow from now on.
-                if are_both_used && number == usize::from(newest) {
-                    channel.former = 1;
-                }
-                self.shards.store_channel(slot, number, channel);
+        let channels = &mut installed.keys.channels;
+        let former_flow = channels[number].flow;
+        if channels[number].generation == 0 || former_flow == flow {
+            return;
+        }
+        channels[number].flow = flow;
+        channels[number].ifindex = ifindex;
+        // Records of both may come by one flow from now on: the newest keys are tried first.
+        let is_shared = channels[other].generation != 0 && channels[other].flow == flow;
+        let first = match is_shared {
+            true => usize::from(installed.keys.newest & 1),
+            false => number,
+        };
+        let channels = &mut installed.keys.channels;
+        for n in [number, other] {
+            if n == number || is_shared {
+                channels[n].former = (is_shared && n == first).into();
+                self.shards.store_channel(slot, n, &channels[n]);
             }
         }
-        for former in former_flows {
-            if former != flow {
-                self.sessions.remove_flow(&former, slot);
-            }
-        }
-        if self.sessions.add_flow(&flow, slot, newest).is_err() {
+        if self.sessions.add_flow(&flow, slot, first as u8).is_err() {
             self.remove(slot);
+            return;
         }
+        self.leave_flow(slot, &former_flow, other);
     }
 
     /// The session's largest inner packet has changed.
@@ -281,7 +311,6 @@ impl KernelPath {
                 self.sessions.remove_flow(&channel.flow, slot);
             }
         }
-        self.sessions.remove_addresses(slot, &installed);
     }
 
     /// Devices have changed: each channel is sent by the one that owns its local address.
@@ -320,31 +349,33 @@ fn installed(params: &SessionParams, dont_fragment: bool) -> Installed {
     if let Some(NetPriority::Tos(tos)) = params.net_priority {
         keys.tos = tos;
     }
-    let mut leases = Vec::new();
-    let mut networks = Vec::new();
     if let Some(ipv4) = params.ipv4 {
         keys.ipv4 = ipv4.octets();
         keys.flags |= HAS_IPV4;
-        leases.push(address(ipv4.into()));
     }
     if let Some((ipv6, len)) = params.ipv6 {
         keys.ipv6 = ipv6.octets();
         let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128)));
         keys.ipv6_mask = mask.unwrap_or(0).to_be_bytes();
         keys.flags |= HAS_IPV6;
-        leases.push(address(ipv6.into()));
-        if len < 128 {
-            networks.push(Key::new(len.into(), keys.ipv6));
-        }
     }
-    for (network, len) in &params.iroutes {
+    if !params.iroutes.is_empty() {
         keys.flags |= HAS_NETWORKS;
-        networks.push(Key::new(prefix_len(*network, *len), address(*network)));
     }
-    Installed {
-        keys,
-        leases,
-        networks,
+    Installed { keys }
+}
+
+fn addresses(params: &SessionParams) -> Addresses {
+    let ipv4 = params.ipv4.map(IpAddr::V4);
+    let ipv6 = params.ipv6.map(|(ipv6, _)| IpAddr::V6(ipv6));
+    let subnet = params.ipv6.filter(|(_, len)| *len < 128);
+    let subnet = subnet.map(|(ipv6, len)| (IpAddr::V6(ipv6), len));
+    let networks = subnet.iter().chain(&params.iroutes);
+    Addresses {
+        leases: ipv4.into_iter().chain(ipv6).map(address).collect(),
+        networks: networks
+            .map(|(ip, len)| Key::new(prefix_len(*ip, *len), address(*ip)))
+            .collect(),
     }
 }
 

@@ -104,6 +104,9 @@ impl Supervisor {
         };
         let ticket = connection.ticket.clone();
         self.tell_dataplane(ToDataplane::SessionRemoved { slot: tunnel.slot });
+        if let Some(kernel) = &mut self.kernel {
+            kernel.close_session(tunnel.slot.0);
+        }
         let shared = &self.shared[tunnel.slot];
         let traffic = datapath_info::traffic(shared);
         let (rx, tx) = (traffic.rx_bytes, traffic.tx_bytes);

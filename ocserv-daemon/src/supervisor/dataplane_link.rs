@@ -134,7 +134,13 @@ impl Supervisor {
                     self.tell_gate(conn, ToGate::KeysInstalled { conn });
                 }
             }
-            FromDataplane::PeerMoved { slot, peer, local } => self.on_peer_moved(slot, peer, local),
+            FromDataplane::PeerMoved {
+                slot,
+                channel,
+                generation,
+                peer,
+                local,
+            } => self.on_peer_moved(slot, (channel.into(), generation), (peer, local)),
             FromDataplane::MtuChanged { slot, mtu } => self.on_path_mtu(slot, mtu),
             FromDataplane::ChannelEnded {
                 slot,
@@ -150,22 +156,29 @@ impl Supervisor {
             .map(|(id, _)| *id)
     }
 
-    fn on_peer_moved(&mut self, slot: Slot, peer: SocketAddr, local: SocketAddr) {
+    /// A channel is at another address. One that has ended, or whose record has other keys by now, is
+    /// no matter any more.
+    fn on_peer_moved(
+        &mut self,
+        slot: Slot,
+        (channel, generation): (usize, u64),
+        (peer, local): (SocketAddr, SocketAddr),
+    ) {
         let Some(conn) = self.by_slot(slot) else {
             return;
         };
-        let Some(tunnel) = self
+        let tunnel = self
             .connections
             .get_mut(&conn)
-            .and_then(|c| c.tunnel.as_mut())
-        else {
+            .and_then(|c| c.tunnel.as_mut());
+        let Some(tunnel) = tunnel.filter(|tunnel| tunnel.has_keys(channel, generation)) else {
             return;
         };
         tracing::info!(user = %tunnel.username, remote = %peer, "the DTLS channel moved to this address");
-        for installed in tunnel.channels.iter_mut().flatten() {
+        if let Some(installed) = tunnel.channels.get_mut(channel).and_then(Option::as_mut) {
             (installed.peer, installed.local) = (peer, local);
         }
-        self.move_in_kernel(slot, peer, local);
+        self.move_in_kernel(slot, channel, peer, local);
     }
 
     /// What occtl shows. What was agreed on stays the upper bound, also for another dataplane.

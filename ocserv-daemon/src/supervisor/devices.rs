@@ -112,6 +112,7 @@ pub fn watch(events: mpsc::Sender<Event>) -> anyhow::Result<()> {
                 return;
             }
         }
+        tracing::warn!("netlink has ended: the kernel path does not follow changes of devices");
     });
     Ok(())
 }

@@ -120,6 +120,8 @@ impl Supervisor {
         }
         let devices = &self.devices;
         kernel.refresh_devices(|ip| devices::index_of(devices, ip));
+        kernel.forgive(|index| devices.iter().any(|d| d.index == index && d.is_usable));
+        self.forget_gone_devices();
     }
 
     /// Tells, once, of devices that the configuration names and that are not there.
@@ -217,15 +219,48 @@ impl Supervisor {
             let dont_fragment = self.config.try_mtu_discovery;
             if let Err(error) = kernel.install(&tunnel.params, mtu, dont_fragment, &new) {
                 tracing::warn!(user = %tunnel.username, "not in the kernel: {error:#}");
+                return;
             }
         }
     }
 
-    /// A session's channels are at another address.
-    pub(super) fn move_in_kernel(&mut self, slot: Slot, peer: SocketAddr, local: SocketAddr) {
+    /// A channel is at another address.
+    pub(super) fn move_in_kernel(
+        &mut self,
+        slot: Slot,
+        channel: usize,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) {
         if let Some(kernel) = &mut self.kernel {
             let ifindex = devices::index_of(&self.devices, local.ip());
-            kernel.move_session(slot.0, peer, local, ifindex);
+            kernel.move_channel(slot.0, channel, (peer, local), ifindex);
+            // It may be reached by another device: the next record shows which.
+            self.shared[slot].channels[channel & 1].live.ifindex.set(0);
+        }
+    }
+
+    /// A session is open: packets to it are not another one's.
+    pub(super) fn open_in_kernel(&mut self, conn: ConnId) {
+        let tunnel = self.connections.get(&conn).and_then(|c| c.tunnel.as_ref());
+        if let (Some(kernel), Some(tunnel)) = (&mut self.kernel, tunnel)
+            && let Err(error) = kernel.open_session(&tunnel.params)
+        {
+            tracing::error!(user = %tunnel.username, "kernel path: {error:#}");
+        }
+    }
+
+    /// Devices that went away are not those that clients come by any more.
+    fn forget_gone_devices(&self) {
+        for tunnel in self.connections.values().filter_map(|c| c.tunnel.as_ref()) {
+            for channel in &self.shared[tunnel.slot].channels {
+                let known = channel.live.ifindex.get();
+                let is_there =
+                    |device: &Device| device.is_usable && u64::from(device.index) == known;
+                if known != 0 && !self.devices.iter().any(is_there) {
+                    channel.live.ifindex.set(0);
+                }
+            }
         }
     }
 }

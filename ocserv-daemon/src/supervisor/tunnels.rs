@@ -408,6 +408,10 @@ impl Supervisor {
             return;
         };
         self.tell_dataplane(ToDataplane::SessionAdded(Box::new(tunnel.params.clone())));
+        self.open_in_kernel(conn);
+        let Some(tunnel) = self.connections.get(&conn).and_then(|c| c.tunnel.as_ref()) else {
+            return;
+        };
         let grant = self.grant(tunnel);
         if self.config.use_utmp {
             opening::record_use(&self.device, tunnel, remote.ip(), true);

@@ -177,7 +177,10 @@ fn a_channel_moves() {
     let old = client.rebind();
     client.send_data(&udp_packet(CLIENT_IP, target, b"two"));
     assert_eq!(receive(&lan).0, b"two");
-    let FromDataplane::PeerMoved { slot, peer, local } = bed.hear() else {
+    let FromDataplane::PeerMoved {
+        slot, peer, local, ..
+    } = bed.hear()
+    else {
         panic!("something else than a move");
     };
     assert_eq!(

@@ -22,6 +22,7 @@ pub fn bed(flow: (&str, &str)) -> Result<Bed> {
     bed.ifindex = ifindex("wan")?;
     bed.kernel.allow_direct(ifindex("wan")?)?;
     bed.kernel.allow_direct(ifindex("lan")?)?;
+    bed.kernel.set_mac(ifindex("lan")?, LAN_MAC)?;
     bed.kernel.set_mac(INGRESS, LAN_MAC)?;
     bed.install(0, 1, flow)?;
     bed.hear(0);

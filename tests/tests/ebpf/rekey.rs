@@ -106,24 +106,41 @@ fn a_record_begun_for_other_keys_is_left() {
     assert!(window.would_accept(1));
 }
 
+/// A channel moves to [`MOVED`].
+fn moves(rekey: &mut Rekey, number: usize) {
+    let flow = (MOVED.0.parse().unwrap(), MOVED.1.parse().unwrap());
+    rekey.bed.kernel.move_channel(SLOT, number, flow, 1);
+}
+
 #[test]
-fn a_session_that_moved_is_at_its_new_address_only() {
+fn a_channel_that_moved_is_at_its_new_address_only() {
     let mut rekey = Rekey::new();
-    let (peer, local) = (MOVED.0.parse().unwrap(), MOVED.1.parse().unwrap());
-    rekey.bed.kernel.move_session(SLOT, peer, local, 1);
+    moves(&mut rekey, 0);
     assert!(rekey.leaves(FLOW4, false));
     assert!(rekey.delivers(MOVED, false));
 }
 
 #[test]
-fn both_channels_of_a_session_move() {
+fn two_channels_may_move_to_one_address() {
     let mut rekey = Rekey::new();
     rekey.bed.install(1, 2, FLOW6).unwrap();
-    let (peer, local) = (MOVED.0.parse().unwrap(), MOVED.1.parse().unwrap());
-    rekey.bed.kernel.move_session(SLOT, peer, local, 1);
+    moves(&mut rekey, 0);
+    moves(&mut rekey, 1);
     assert!(rekey.leaves(FLOW4, false) && rekey.leaves(FLOW6, true));
     assert!(rekey.delivers(MOVED, true));
     assert!(rekey.leaves(MOVED, false), "user space has the former keys");
+}
+
+#[test]
+fn a_former_channel_that_moves_leaves_the_newest_where_it_is() {
+    for newest in [FLOW4, FLOW6] {
+        let mut rekey = Rekey::new();
+        rekey.bed.install(1, 2, newest).unwrap();
+        moves(&mut rekey, 0);
+        assert!(rekey.delivers(newest, true));
+        assert!(rekey.delivers(MOVED, false));
+        assert!(rekey.drops(newest, false), "nobody has these keys there");
+    }
 }
 
 #[test]
@@ -131,8 +148,7 @@ fn a_session_whose_new_keys_ended_moves_with_the_former_ones() {
     let mut rekey = Rekey::new();
     rekey.bed.install(1, 2, FLOW4).unwrap();
     rekey.bed.kernel.end_channel(SLOT, 1);
-    let (peer, local) = (MOVED.0.parse().unwrap(), MOVED.1.parse().unwrap());
-    rekey.bed.kernel.move_session(SLOT, peer, local, 1);
+    moves(&mut rekey, 0);
     assert!(rekey.delivers(MOVED, false));
 }
 

@@ -3,10 +3,13 @@
 use ocserv_common::kernel::Counted;
 use ocserv_common::session::DropReason;
 use ocserv_daemon::ipc::dataplane::SessionParams;
+use ocserv_daemon::ipc::ids::Slot;
 
-use crate::bed::{Bed, DROP, FLOW4, FLOW6, keys, params};
+use crate::bed::{Bed, DROP, FLOW4, FLOW6, SLOT, TC_NEXT, TC_REDIRECT, keys, params};
+use crate::net::alone;
 use crate::open::{is_delivered, is_left};
 use crate::packets::{Client, bare, checksum, ethernet, inner, ip};
+use crate::seal::bed_towards;
 
 fn bed(change: impl FnOnce(&mut SessionParams)) -> Bed {
     let mut bed = Bed::new().unwrap();
@@ -176,4 +179,29 @@ fn the_smallest_packets_are_whole() {
         let ran = bed.xdp("xdp_rx", &client.frame(FLOW4, &packet)).unwrap();
         assert_eq!(ran.packet, ethernet(&packet));
     }
+}
+
+/// A packet to a session without keys in the kernel is not one to a network that contains it.
+#[test]
+fn packets_to_another_session_are_not_sealed_for_the_network_around_it() {
+    alone(|| {
+        let mut bed = bed_towards(FLOW4)?;
+        bed.kernel.close_session(SLOT);
+        let mut around = params();
+        around.iroutes = vec![("10.0.0.0".parse()?, 8)];
+        bed.install_for(&around, 0, 2, FLOW4, &keys(2))?;
+        bed.hear(0);
+        let mut other = params();
+        other.slot = Slot(SLOT + 1);
+        other.ipv4 = Some([10, 9, 0, 6].into());
+        other.ipv6 = None;
+        bed.kernel.open_session(&other)?;
+        let ran = bed.tc("tc_tx", &bare("10.20.0.2", "10.9.0.7", 60))?;
+        assert_eq!(ran.verdict, TC_REDIRECT, "the network");
+        let packet = bare("10.20.0.2", "10.9.0.6", 60);
+        let ran = bed.tc("tc_tx", &packet)?;
+        assert_eq!((ran.verdict, ran.packet), (TC_NEXT, packet));
+        Ok(())
+    })
+    .unwrap();
 }
