@@ -110,6 +110,7 @@ impl Supervisor {
         let shared = &self.shared[tunnel.slot];
         let traffic = datapath_info::traffic(shared);
         let (rx, tx) = (traffic.rx_bytes, traffic.tx_bytes);
+        self.stats.drops_ended(shared);
         tracing::info!(
             user = %tunnel.username,
             remote = %ticket.remote,

@@ -25,7 +25,7 @@ impl Supervisor {
             max_record: self.config.xdp_max_record,
             sessions: with_dtls.count() as u64,
             user: self.all_traffic(),
-            user_drops: drops(self.open_records()),
+            user_drops: drops(self.stats.ended_drops(), self.open_records()),
             ..DatapathInfo::default()
         };
         if let Some(kernel) = &self.kernel {
@@ -87,6 +87,10 @@ fn add_kernel(info: &mut DatapathInfo, kernel: &KernelPath) {
     let named = |(what, name): &(Counted, &str)| ((*name).to_owned(), of(*what));
     info.left = LEFT.iter().map(named).collect();
     info.kernel_drops = DROPPED.iter().map(named).collect();
+    for (reason, user) in &mut info.user_drops {
+        let kernel = info.kernel_drops.iter().find(|(name, _)| name == reason);
+        *user = user.saturating_sub(kernel.map_or(0, |(_, count)| *count));
+    }
 }
 
 /// Why programs leave packets to user space.
@@ -116,9 +120,12 @@ pub fn traffic(shared: &SessionShared) -> PathTraffic {
     }
 }
 
-/// Sums of the sessions' drops, every reason once.
-fn drops<'a>(records: impl Iterator<Item = &'a SessionShared>) -> Vec<(String, u64)> {
-    let mut sums = DropReason::ALL.map(|reason| (words(reason).to_owned(), 0u64));
+/// Sums of the sessions' drops since the start, every reason once.
+fn drops<'a>(
+    ended: [u64; DropReason::COUNT],
+    records: impl Iterator<Item = &'a SessionShared>,
+) -> Vec<(String, u64)> {
+    let mut sums = DropReason::ALL.map(|reason| (words(reason).to_owned(), ended[reason as usize]));
     for shared in records {
         for ((_, sum), reason) in sums.iter_mut().zip(DropReason::ALL) {
             *sum = sum.saturating_add(shared.drops(reason));
@@ -165,7 +172,9 @@ mod tests {
         first.count_drop(DropReason::Source);
         first.count_drop(DropReason::QueueFull);
         second.count_drop(DropReason::QueueFull);
-        let sums = drops([&first, &second].into_iter());
+        let mut ended = [0; DropReason::COUNT];
+        ended[DropReason::QueueFull as usize] = 5;
+        let sums = drops(ended, [&first, &second].into_iter());
         let expected = [
             ("source", 1),
             ("replay", 0),
@@ -173,7 +182,7 @@ mod tests {
             ("malformed", 0),
             ("too big", 0),
             ("rate limit", 0),
-            ("queue full", 2),
+            ("queue full", 7),
         ];
         let expected = expected.map(|(reason, count)| (reason.to_owned(), count));
         assert_eq!(sums, expected);

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ocserv_common::session::{DropReason, SessionShared};
 use ocserv_proto::control::{PathTraffic, PeriodInfo};
 
 use crate::ipc::gate::EndReason;
@@ -33,6 +34,8 @@ pub struct Stats {
     total_sessions: u64,
     total_auth_failures: u64,
     ended_traffic: PathTraffic,
+    /// By reason.
+    ended_drops: [u64; DropReason::COUNT],
     mtu: Option<(u16, u16)>,
 }
 
@@ -46,6 +49,7 @@ impl Stats {
             total_sessions: 0,
             total_auth_failures: 0,
             ended_traffic: PathTraffic::default(),
+            ended_drops: [0; DropReason::COUNT],
             mtu: None,
         }
     }
@@ -67,6 +71,18 @@ impl Stats {
     pub fn mtu_negotiated(&mut self, mtu: u16) {
         let (min, max) = self.mtu.unwrap_or((mtu, mtu));
         self.mtu = Some((min.min(mtu), max.max(mtu)));
+    }
+
+    /// A tunnel ended whose packets were dropped so.
+    pub fn drops_ended(&mut self, shared: &SessionShared) {
+        for (sum, reason) in self.ended_drops.iter_mut().zip(DropReason::ALL) {
+            *sum = sum.saturating_add(shared.drops(reason));
+        }
+    }
+
+    /// Packets dropped in tunnels that ended since the start, by reason.
+    pub fn ended_drops(&self) -> [u64; DropReason::COUNT] {
+        self.ended_drops
     }
 
     /// A tunnel ended after `lasted`; the traffic is that of this connection.
