@@ -1,0 +1,110 @@
+//! A session whose records the load generator seals and opens itself.
+
+use std::cell::Cell;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use ocserv_common::replay::ReplayWindow;
+use ocserv_proto::dtls::{ChannelKeys, Cipher, DtlsChannel};
+use ocserv_sys::udp::{PathMtu, UdpPort};
+use rustls::ClientConfig;
+
+use super::packet;
+use crate::client::Connection;
+use crate::dtls::Channel;
+
+/// Type byte of a packet (protocol.md 8.5).
+const DATA: u8 = 0;
+/// Bytes of header and tag, more than any cipher needs.
+pub const MOST_OVERHEAD: usize = 64;
+
+/// A session that logged in as any client does.
+pub struct Session {
+    /// Its address in the tunnel.
+    pub address: Ipv4Addr,
+    /// Record protection that the server chose.
+    pub cipher: Cipher,
+    /// Its socket, in the client's namespace.
+    pub port: UdpPort,
+    /// Opens what the server seals, and the other way round.
+    channel: DtlsChannel,
+    next_sequence: Cell<u64>,
+    received: ReplayWindow,
+    /// The server ends the session with it.
+    _connection: Connection,
+}
+
+impl Session {
+    /// Logs in and does the handshake of DTLS. To be called in the client's namespace.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn open(settings: &Arc<ClientConfig>) -> Result<Self> {
+        let mut connection = Connection::open(settings)?;
+        let cookie = connection.log_in()?;
+        let tunnel = connection.connect_tunnel(&cookie)?;
+        let handshake = Channel::open(&tunnel)?;
+        let keys = handshake.keys()?;
+        let socket = OwnedFd::from(handshake.socket()?);
+        Ok(Self {
+            address: tunnel.address,
+            cipher: keys.cipher,
+            port: UdpPort::new(socket, PathMtu::Discover)?,
+            next_sequence: Cell::new(keys.next_receive),
+            channel: DtlsChannel::new(&client_end(keys)).context("keys")?,
+            received: ReplayWindow::new(),
+            _connection: connection,
+        })
+    }
+
+    /// Appends the next record, with `packet` in it, and returns its length.
+    ///
+    /// # Errors
+    /// When the packet is too long.
+    pub fn seal(&self, packet: &[u8], out: &mut Vec<u8>) -> Result<usize> {
+        let sequence = self.next_sequence.replace(self.next_sequence.get() + 1);
+        let begin = out.len();
+        out.resize(begin + packet.len() + MOST_OVERHEAD, 0);
+        let length = self
+            .channel
+            .seal(sequence, DATA, packet, &mut out[begin..])?;
+        out.truncate(begin + length);
+        Ok(length)
+    }
+
+    /// Bytes that a record is longer than its packet.
+    pub fn overhead(&self) -> usize {
+        self.channel.overhead()
+    }
+
+    /// Shows that a record holds a packet for this session.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self, record: &[u8]) -> Result<()> {
+        let mut copy = record.to_vec();
+        let opened = self.channel.open(&mut copy, &self.received);
+        let opened = opened.map_err(|reason| anyhow!("record of the server: {reason:?}"))?;
+        let (kind, packet) = opened.plaintext.split_first().context("empty record")?;
+        ensure!(*kind == DATA, "not a packet: type {kind}");
+        ensure!(
+            packet.get(16..20) == Some(&self.address.octets()[..])
+                && packet.last() == Some(&packet::FILLER),
+            "another packet: {packet:02x?}"
+        );
+        Ok(())
+    }
+}
+
+/// [`DtlsChannel`] is the server's end of its keys.
+fn client_end(keys: ChannelKeys) -> ChannelKeys {
+    ChannelKeys {
+        client_key: keys.server_key,
+        client_iv: keys.server_iv,
+        server_key: keys.client_key,
+        server_iv: keys.client_iv,
+        ..keys
+    }
+}
