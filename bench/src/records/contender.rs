@@ -3,7 +3,7 @@
 use anyhow::Result;
 use nix::unistd::Pid;
 use ocserv_tests::bed::GATEWAY4;
-use ocserv_tests::datapath::Datapath;
+use ocserv_tests::datapath::{self, Datapath};
 use ocserv_tests::{Bed, Server, wait};
 use serde::Serialize;
 
@@ -125,6 +125,21 @@ impl Contender {
         let processes = server.map_or(Ok(Vec::new()), |server| cost::pids(server.pid()))?;
         let processes = processes.into_iter().map(Pid::from_raw);
         Meter::new(processes.chain(self.receivers.iter().copied()))
+    }
+
+    /// Packets that passed in the kernel, and all, since it was started; `None` where the kernel path
+    /// is not on.
+    ///
+    /// # Errors
+    /// When `occtl` fails.
+    pub fn passed(&self) -> Result<Option<(u64, u64)>> {
+        let server = self.server.as_ref();
+        let Some(server) = server.filter(|_| self.kind == Kind::OursKernel) else {
+            return Ok(None);
+        };
+        let packets = datapath::packets(server)?;
+        let kernel = packets.kernel_rx + packets.kernel_tx;
+        Ok(Some((kernel, kernel + packets.user_rx + packets.user_tx)))
     }
 
     /// Its network.

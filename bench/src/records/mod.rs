@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use self::contender::{Contender, Kind};
@@ -78,6 +79,8 @@ pub struct Sample {
     lost: usize,
     wall: Duration,
     processor: Duration,
+    /// Share of the packets that passed in the kernel, where that is known.
+    pub in_kernel: Option<f64>,
 }
 
 impl Sample {
@@ -119,6 +122,7 @@ pub fn measure(
     let mut contenders = wanted
         .map(|kind| Contender::start(kind).context(kind.text()))
         .collect::<Result<Vec<_>>>()?;
+    raise_file_limit()?;
     let outcome = measure_all(&mut contenders, options, scale, report);
     if outcome.is_err() {
         contenders
@@ -127,6 +131,12 @@ pub fn measure(
     }
     contenders.into_iter().try_for_each(Contender::close)?;
     outcome
+}
+
+/// Each session has two sockets here. After the start of the servers, which shall not inherit it.
+fn raise_file_limit() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("limit of open files")
 }
 
 fn measure_all(
@@ -164,16 +174,26 @@ fn run_round(
     report: &mut Report,
 ) -> Result<()> {
     let cpus = client_cpus()?;
-    let sample = on_cpus(&cpus, || take_sample(contender, case, scale.packets))??;
+    let before = contender.passed()?;
+    let mut sample = on_cpus(&cpus, || take_sample(contender, case, scale.packets))??;
+    sample.in_kernel = share(before, contender.passed()?);
     report.records.add(case, contender.kind(), &sample);
+    let in_kernel = sample.in_kernel.map(|share| share * 1e2);
     report.progress(&format!(
-        "{case}, round {round}, {}: {:.0} ns CPU a packet, {:.0} packets/s, {:.2} % lost",
+        "{case}, round {round}, {}: {:.0} ns CPU a packet, {:.0} packets/s, {:.2} % lost{}",
         contender.kind().text(),
         sample.cost(),
         sample.rate(),
         sample.loss() * 1e2,
+        in_kernel.map_or_else(String::new, |share| format!(", {share:.0} % in the kernel")),
     ));
     Ok(())
+}
+
+/// Of the packets between two readings, those that passed in the kernel.
+fn share(before: Option<(u64, u64)>, after: Option<(u64, u64)>) -> Option<f64> {
+    let ((kernel_before, all_before), (kernel, all)) = (before?, after?);
+    Some((kernel - kernel_before) as f64 / (all - all_before) as f64)
 }
 
 /// The rows for so many sessions. Only a single session is measured with many flows as well: the

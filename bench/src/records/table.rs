@@ -30,6 +30,8 @@ struct Cell {
     packets_per_second: Samples,
     /// Shares.
     lost: Samples,
+    /// Shares; of the kernel path alone.
+    in_kernel: Samples,
 }
 
 impl Table {
@@ -47,6 +49,9 @@ impl Table {
         cell.cost_ns.push(sample.cost());
         cell.packets_per_second.push(sample.rate());
         cell.lost.push(sample.loss());
+        if let Some(share) = sample.in_kernel {
+            cell.in_kernel.push(share);
+        }
     }
 
     fn cell(&mut self, case: Case, kind: Kind) -> &mut Cell {
@@ -105,6 +110,7 @@ impl Cell {
             cost_ns: Samples::default(),
             packets_per_second: Samples::default(),
             lost: Samples::default(),
+            in_kernel: Samples::default(),
         }
     }
 }
