@@ -65,11 +65,12 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Makes its bed and starts it.
+    /// Makes its bed and starts it. `max_record` is the longest record of the kernel path; `None`: its
+    /// default.
     ///
     /// # Errors
     /// When the program does not start, or the kernel path is off that should be on.
-    pub fn start(kind: Kind) -> Result<Self> {
+    pub fn start(kind: Kind, max_record: Option<u32>) -> Result<Self> {
         let side = Side::new(kind.side())?;
         let server = match kind {
             Kind::Plain => {
@@ -77,7 +78,7 @@ impl Contender {
                 side.bed().client(0).ip(&route)?;
                 None
             }
-            _ => Some(serve(kind, &side)?),
+            _ => Some(serve(kind, &side, max_record)?),
         };
         Ok(Self {
             kind,
@@ -163,14 +164,18 @@ impl Contender {
     }
 }
 
-fn serve(kind: Kind, side: &Side) -> Result<Server> {
+fn serve(kind: Kind, side: &Side, max_record: Option<u32>) -> Result<Server> {
     // Nobody answers the probes of a server that finds its clients silent.
     const SELDOM: &str = "3600";
     let config = side.config().set("dpd", SELDOM);
     let config = match kind {
         Kind::Plain | Kind::Reference => config,
         Kind::OursUser => config.set("xdp", "off"),
-        Kind::OursKernel => config.set("xdp", "auto"),
+        Kind::OursKernel => match max_record {
+            Some(bytes) => config.set("xdp-max-record", &bytes.to_string()),
+            None => config,
+        }
+        .set("xdp", "auto"),
     };
     let server = side.start_with(&config)?;
     if kind == Kind::OursKernel {

@@ -47,6 +47,9 @@ pub struct Options {
     /// Numbers of sessions of the figure `records`.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4000))]
     sessions: Vec<u16>,
+    /// `xdp-max-record` of ours with the kernel path, in the figure `records`; its default otherwise.
+    #[arg(long)]
+    max_record: Option<u32>,
 }
 
 /// From where to where.
@@ -120,7 +123,7 @@ pub fn measure(
     let wanted = Kind::ALL.into_iter();
     let wanted = wanted.filter(|kind| only.is_none_or(|only| kind.side() == only));
     let mut contenders = wanted
-        .map(|kind| Contender::start(kind).context(kind.text()))
+        .map(|kind| Contender::start(kind, options.max_record).context(kind.text()))
         .collect::<Result<Vec<_>>>()?;
     raise_file_limit()?;
     let outcome = measure_all(&mut contenders, options, scale, report);
