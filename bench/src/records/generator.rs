@@ -99,9 +99,13 @@ impl<'a> Sinks<'a> {
         self.strangers
     }
 
-    /// Takes what is there, waiting for it at most so long.
-    fn receive(&mut self, patience: Duration) -> Result<usize> {
+    /// Takes what is there, waiting for it at most so long, and returns how many count. `None`: nothing
+    /// came.
+    fn receive(&mut self, patience: Duration) -> Result<Option<usize>> {
         self.poller.wait(Some(patience), &mut self.ready)?;
+        if self.ready.is_empty() {
+            return Ok(None);
+        }
         let mut arrived = 0;
         for token in &self.ready {
             let index = *token as usize;
@@ -115,16 +119,12 @@ impl<'a> Sinks<'a> {
                 self.sample = Some((index, self.batch.bytes(*last).to_vec()));
             }
         }
-        Ok(arrived)
+        Ok(Some(arrived))
     }
 
     fn drain(&mut self) -> Result<()> {
-        loop {
-            self.receive(Duration::ZERO)?;
-            if self.ready.is_empty() {
-                return Ok(());
-            }
-        }
+        while self.receive(Duration::ZERO)?.is_some() {}
+        Ok(())
     }
 }
 
@@ -175,9 +175,9 @@ impl Generator {
                 offset += chunk.iter().map(|item| item.len).sum::<usize>();
             }
             match sinks.receive(PATIENCE)? {
-                0 => moved.lost = sent - moved.delivered,
+                None => moved.lost = sent - moved.delivered,
                 // What was written off can arrive after all.
-                count => {
+                Some(count) => {
                     moved.delivered += count;
                     moved.lost = moved.lost.min(sent.saturating_sub(moved.delivered));
                 }
@@ -208,5 +208,59 @@ impl Generator {
             }
         }
         chunk.len() - sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use ocserv_sys::udp::{self, PathMtu, UdpPort};
+
+    use super::{Burst, Generator, Sinks, WINDOW};
+
+    fn port() -> UdpPort {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        UdpPort::new(udp::bind(any, false).unwrap(), PathMtu::Discover).unwrap()
+    }
+
+    fn burst(count: usize, to: SocketAddr, length: usize) -> Burst {
+        let mut burst = Burst::default();
+        for number in 0..count {
+            let write = |out: &mut Vec<u8>| {
+                out.resize(out.len() + length, 7);
+                Ok(length)
+            };
+            burst.push(number % 2, to, write).unwrap();
+        }
+        burst
+    }
+
+    #[test]
+    fn all_that_was_sent_is_counted() {
+        let (one, other, sink) = (port(), port(), port());
+        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let burst = burst(1000, sink.local_addr(), 100);
+        let mut generator = Generator::new();
+        let moved = generator.run(&burst, &[&one, &other], &mut sinks).unwrap();
+        assert_eq!((moved.delivered, moved.lost), (1000, 0));
+        assert_eq!(sinks.take_sample(), Some((0, vec![7; 100])));
+    }
+
+    #[test]
+    fn what_arrives_elsewhere_or_otherwise_is_lost() {
+        let (one, other, sink) = (port(), port(), port());
+        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let mut generator = Generator::new();
+        let lost = [
+            burst(WINDOW, one.local_addr(), 100),
+            burst(WINDOW, sink.local_addr(), 99),
+        ];
+        for burst in lost {
+            let moved = generator.run(&burst, &[&one, &other], &mut sinks).unwrap();
+            assert_eq!((moved.delivered, moved.lost), (0, WINDOW));
+        }
+        assert_eq!(sinks.strangers(), WINDOW);
+        assert_eq!(sinks.take_sample(), None);
     }
 }

@@ -108,3 +108,26 @@ fn client_end(keys: ChannelKeys) -> ChannelKeys {
         ..keys
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ocserv_common::replay::ReplayWindow;
+    use ocserv_proto::dtls::{DtlsChannel, prf};
+
+    use super::{DATA, client_end};
+
+    #[test]
+    fn the_ends_of_a_channel_understand_each_other() {
+        const PSK_WITH_CHACHA20: u16 = 0xccab;
+        let (master, random) = ([3; prf::MASTER_SECRET], [4; 32]);
+        let keys = prf::derive(PSK_WITH_CHACHA20, &master, &random, &random, 1, 1, 1).unwrap();
+        let server = DtlsChannel::new(&keys).unwrap();
+        let client = DtlsChannel::new(&client_end(keys)).unwrap();
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            let mut record = [0; 100];
+            let length = from.seal(1, DATA, b"packet", &mut record).unwrap();
+            let opened = to.open(&mut record[..length], &ReplayWindow::new());
+            assert_eq!(opened.unwrap().plaintext, b"\0packet");
+        }
+    }
+}
