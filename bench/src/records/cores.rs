@@ -112,6 +112,6 @@ impl Meter {
 
 /// Sleeps until what was just set up has come to rest.
 pub fn settle() {
-    const SETTLE: Duration = Duration::from_millis(300);
+    const SETTLE: Duration = Duration::from_millis(100);
     thread::sleep(SETTLE);
 }

@@ -266,6 +266,7 @@ struct Way {
 
 impl Way {
     fn run(&mut self, path: &mut Path<'_>) -> Result<(Moved, Duration)> {
+        path.keep_alive()?;
         path.fill(&mut self.burst, BURST)?;
         let before = self.meter.read()?;
         let moved = self

@@ -8,6 +8,7 @@ use ocserv_tests::Namespace;
 use ocserv_tests::bed::{GATEWAY4, LAN4, PORT, Site};
 
 use super::contender::{Contender, Kind};
+use super::cores;
 use super::generator::{Burst, Sinks};
 use super::packet;
 use super::session::Session;
@@ -104,6 +105,21 @@ impl<'a> Path<'a> {
     pub fn fill(&self, burst: &mut Burst, count: usize) -> Result<()> {
         burst.clear();
         (0..count).try_for_each(|number| self.push(burst, number))
+    }
+
+    /// Has sessions that only receive show that they are there.
+    ///
+    /// # Errors
+    /// When a record cannot be sent.
+    pub fn keep_alive(&self) -> Result<()> {
+        let mut sent = false;
+        for session in self.sessions {
+            sent |= session.keep_alive()?;
+        }
+        if sent {
+            cores::settle();
+        }
+        Ok(())
     }
 
     fn push(&self, burst: &mut Burst, number: usize) -> Result<()> {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ocserv_common::replay::ReplayWindow;
@@ -15,8 +16,11 @@ use super::packet;
 use crate::client::Connection;
 use crate::dtls::Channel;
 
-/// Type byte of a packet (protocol.md 8.5).
+/// Type bytes of a packet and of a keepalive, which is not answered (protocol.md 8.5).
 const DATA: u8 = 0;
+const KEEPALIVE: u8 = 7;
+/// Servers take to TLS when a client was silent for longer than some of these.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes of header and tag, more than any cipher needs.
 pub const MOST_OVERHEAD: usize = 64;
 
@@ -32,6 +36,7 @@ pub struct Session {
     channel: DtlsChannel,
     next_sequence: Cell<u64>,
     received: ReplayWindow,
+    kept_alive: Cell<Option<Instant>>,
     /// The server ends the session with it.
     _connection: Connection,
 }
@@ -55,6 +60,7 @@ impl Session {
             next_sequence: Cell::new(keys.next_receive),
             channel: DtlsChannel::new(&client_end(keys)).context("keys")?,
             received: ReplayWindow::new(),
+            kept_alive: Cell::new(None),
             _connection: connection,
         })
     }
@@ -64,14 +70,34 @@ impl Session {
     /// # Errors
     /// When the packet is too long.
     pub fn seal(&self, packet: &[u8], out: &mut Vec<u8>) -> Result<usize> {
+        self.seal_as(DATA, packet, out)
+    }
+
+    fn seal_as(&self, kind: u8, packet: &[u8], out: &mut Vec<u8>) -> Result<usize> {
         let sequence = self.next_sequence.replace(self.next_sequence.get() + 1);
         let begin = out.len();
         out.resize(begin + packet.len() + MOST_OVERHEAD, 0);
         let length = self
             .channel
-            .seal(sequence, DATA, packet, &mut out[begin..])?;
+            .seal(sequence, kind, packet, &mut out[begin..])?;
         out.truncate(begin + length);
         Ok(length)
+    }
+
+    /// Sends a sign of life if it is time to, and returns whether it did.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn keep_alive(&self) -> Result<bool> {
+        let is_fresh = |at: Instant| at.elapsed() < KEEPALIVE_INTERVAL;
+        if self.kept_alive.get().is_some_and(is_fresh) {
+            return Ok(false);
+        }
+        let mut record = Vec::new();
+        self.seal_as(KEEPALIVE, &[], &mut record)?;
+        nix::unistd::write(&self.port, &record).context("keepalive")?;
+        self.kept_alive.set(Some(Instant::now()));
+        Ok(true)
     }
 
     /// Bytes that a record is longer than its packet.
