@@ -25,7 +25,7 @@ const MTU: u32 = 1400;
 const EPOCH: u16 = 1;
 /// Finished took number 0 on both sides, a repeated one may have taken the next few.
 const FIRST_SEQUENCE: u64 = 16;
-/// What stock openconnect offers, in its order.
+/// The suites that stock openconnect offers.
 const OFFER: &str = "PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256";
 
 /// A DTLS session that stays open, and silent.

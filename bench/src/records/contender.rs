@@ -8,6 +8,7 @@ use ocserv_tests::{Bed, Server, wait};
 use serde::Serialize;
 
 use super::cores::{self, Meter};
+use super::path::RESERVED_PORTS;
 use super::session::Session;
 use crate::client::tls_settings;
 use crate::cost;
@@ -72,6 +73,9 @@ impl Contender {
     /// When the program does not start, or the kernel path is off that should be on.
     pub fn start(kind: Kind, max_record: Option<u32>) -> Result<Self> {
         let side = Side::new(kind.side())?;
+        side.bed()
+            .client(0)
+            .sysctl("net/ipv4/ip_local_reserved_ports", RESERVED_PORTS)?;
         let server = match kind {
             Kind::Plain => {
                 let route = format!("route add 10.20.0.0/24 via {GATEWAY4} dev eth0");

@@ -18,6 +18,8 @@ use super::{Case, Direction};
 const SINK_PORT: u16 = 9000;
 /// The first source port of inner flows.
 const FLOW_PORT: u16 = 20_000;
+/// Both, which the sockets of sessions must not be given, as the kernel's setting has them.
+pub const RESERVED_PORTS: &str = "9000,20000-23999";
 
 /// The sockets of machines that speak no VPN: the lan's, and the client's in plain forwarding.
 pub struct Sockets {
