@@ -1,7 +1,7 @@
 //! The client of the load generator: TLS, the login dialogue, CONNECT.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub struct Tunnel {
     pub app_id: Vec<u8>,
     /// The key of the DTLS handshake.
     pub psk: [u8; 32],
+    /// Its address in the tunnel.
+    pub address: Ipv4Addr,
 }
 
 impl Connection {
@@ -108,12 +110,14 @@ impl Connection {
             0
         ))?;
         let app_id = header(&answer, "X-DTLS-App-ID").context("no X-DTLS-App-ID")?;
+        let address = header(&answer, "X-CSTP-Address").context("no X-CSTP-Address")?;
         let mut psk = [0; 32];
         let session = &self.stream.conn;
         session.export_keying_material(&mut psk, EXPORTER_LABEL, None)?;
         Ok(Tunnel {
             app_id: from_hex(app_id).context("X-DTLS-App-ID")?,
             psk,
+            address: address.parse().context("X-CSTP-Address")?,
         })
     }
 

@@ -41,12 +41,12 @@ pub fn memory(root: i32) -> Result<u64> {
         .sum())
 }
 
-/// Processes and threads of a tree.
+/// Processes of a tree.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn count(root: i32) -> Result<usize> {
-    Ok(tree(root, &processes()?).len())
+pub fn pids(root: i32) -> Result<Vec<i32>> {
+    Ok(tree(root, &processes()?))
 }
 
 struct Process {

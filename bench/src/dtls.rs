@@ -1,10 +1,12 @@
-//! A DTLS-PSK handshake, so that idle sessions weigh what real ones weigh.
+//! A DTLS-PSK handshake: for idle sessions that weigh what real ones weigh, and for the keys of those
+//! whose records the load generator makes itself.
 
 use std::io::{self, Read, Write};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ocserv_proto::dtls::{ChannelKeys, prf};
 use ocserv_tests::bed::{GATEWAY4, PORT};
 use openssl::ssl::{
     ExtensionContext, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslStream,
@@ -19,10 +21,16 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How long a read waits before OpenSSL may send its flight again.
 const TICK: Duration = Duration::from_millis(200);
 const MTU: u32 = 1400;
+/// Epoch of the keys of a first handshake.
+const EPOCH: u16 = 1;
+/// Finished took number 0 on both sides, a repeated one may have taken the next few.
+const FIRST_SEQUENCE: u64 = 16;
+/// The suites that stock openconnect offers.
+const OFFER: &str = "PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256";
 
 /// A DTLS session that stays open, and silent.
 pub struct Channel {
-    _stream: SslStream<Datagrams>,
+    stream: SslStream<Datagrams>,
 }
 
 impl Channel {
@@ -41,7 +49,7 @@ impl Channel {
         let mut outcome = ssl.connect(Datagrams(socket));
         loop {
             outcome = match outcome {
-                Ok(stream) => return Ok(Self { _stream: stream }),
+                Ok(stream) => return Ok(Self { stream }),
                 Err(HandshakeError::WouldBlock(handshake)) if Instant::now() < deadline => {
                     handshake.handshake()
                 }
@@ -50,12 +58,40 @@ impl Channel {
             };
         }
     }
+
+    /// The keys on which both sides agreed. Whoever seals with them uses the channel for nothing else.
+    ///
+    /// # Errors
+    /// When the server chose what our record layer does not know.
+    pub fn keys(&self) -> Result<ChannelKeys> {
+        let ssl = self.stream.ssl();
+        let cipher = ssl.current_cipher().context("no cipher")?;
+        let suite = u16::from_be_bytes(cipher.protocol_id());
+        let (mut client, mut server) = ([0; 32], [0; 32]);
+        ssl.client_random(&mut client);
+        ssl.server_random(&mut server);
+        let mut master = [0; prf::MASTER_SECRET];
+        let session = ssl.session().context("no session")?;
+        session.master_key(&mut master);
+        let first = FIRST_SEQUENCE;
+        Ok(prf::derive(
+            suite, &master, &client, &server, EPOCH, 1, first,
+        )?)
+    }
+
+    /// Its socket, without OpenSSL.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn socket(&self) -> io::Result<UdpSocket> {
+        self.stream.get_ref().0.try_clone()
+    }
 }
 
 fn context(tunnel: &Tunnel) -> Result<SslContext> {
     let mut builder = SslContextBuilder::new(SslMethod::dtls())?;
     builder.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
-    builder.set_cipher_list("PSK-AES256-GCM-SHA384")?;
+    builder.set_cipher_list(OFFER)?;
     let psk = tunnel.psk;
     builder.set_psk_client_callback(move |_, _, identity, key| {
         identity[..4].copy_from_slice(b"psk\0");

@@ -9,6 +9,7 @@ mod dtls;
 mod ebpf;
 mod logins;
 mod memory;
+mod records;
 mod report;
 mod side;
 mod throughput;
@@ -45,6 +46,8 @@ struct Options {
     /// Only one of the programs.
     #[arg(long, value_enum)]
     side: Option<SideName>,
+    #[command(flatten)]
+    records: records::Options,
     /// Where the JSON result goes.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -66,6 +69,8 @@ enum Figure {
     Memory,
     /// TCP through the tunnel.
     Throughput,
+    /// Processor time of each packet.
+    Records,
 }
 
 /// How long and how often.
@@ -75,6 +80,8 @@ struct Scale {
     login_round: Duration,
     sessions: usize,
     transfer: Duration,
+    packets: Duration,
+    is_quick: bool,
 }
 
 impl Scale {
@@ -83,12 +90,16 @@ impl Scale {
         login_round: Duration::from_secs(4),
         sessions: 200,
         transfer: Duration::from_secs(5),
+        packets: Duration::from_millis(400),
+        is_quick: false,
     };
     const QUICK: Self = Self {
         rounds: 1,
         login_round: Duration::from_secs(1),
         sessions: 20,
         transfer: Duration::from_secs(1),
+        packets: Duration::from_millis(200),
+        is_quick: true,
     };
 }
 
@@ -118,6 +129,7 @@ fn run(options: &Options) -> Result<()> {
         Some(span) => Scale {
             login_round: span,
             transfer: span,
+            packets: span,
             ..scale
         },
         None => scale,
@@ -155,6 +167,9 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
     }
     if wanted(Figure::Throughput) {
         throughput::measure(sides, scale, report).context("throughput")?;
+    }
+    if wanted(Figure::Records) {
+        records::measure(&options.records, options.side, scale, report).context("records")?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub fn measure(sides: &[Side], scale: Scale, report: &mut Report) -> Result<()> 
         let sessions = open_sessions(side, &settings, count)?;
         thread::sleep(SETTLE);
         let after = cost::memory(server.pid())?;
-        let processes = cost::count(server.pid())?;
+        let processes = cost::pids(server.pid())?.len();
         drop(sessions);
         let each = after.saturating_sub(before) as f64 / count as f64 / KIB;
         let total = after as f64 / MIB;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::Scale;
+use crate::records::Table;
 use crate::side::SideName;
 
 /// Which way is good.
@@ -31,6 +32,8 @@ pub struct Report {
     load_at_end: String,
     ciphers: Vec<String>,
     figures: Vec<Figure>,
+    /// What packets cost.
+    pub records: Table,
     #[serde(skip)]
     started: Instant,
 }
@@ -53,8 +56,9 @@ struct Figure {
     ours: Samples,
 }
 
+/// Numbers of one kind, in the order of the rounds.
 #[derive(Debug, Default, Serialize)]
-struct Samples(Vec<f64>);
+pub struct Samples(Vec<f64>);
 
 impl Report {
     /// An empty report, with what the machine is.
@@ -67,6 +71,7 @@ impl Report {
             load_at_end: String::new(),
             ciphers: Vec::new(),
             figures: Vec::new(),
+            records: Table::default(),
             started: Instant::now(),
         }
     }
@@ -132,6 +137,10 @@ impl Report {
         for cipher in &self.ciphers {
             let _ = writeln!(text, "- {cipher}");
         }
+        text.push_str(&self.records.markdown());
+        if self.figures.is_empty() {
+            return text;
+        }
         text.push_str("\n| Figure | Unit | ocserv 1.1.6 | ours | ours / reference | |\n");
         text.push_str("|---|---|---:|---:|---:|---|\n");
         for figure in &self.figures {
@@ -172,7 +181,18 @@ impl Figure {
 }
 
 impl Samples {
-    fn median(&self) -> Option<f64> {
+    /// Adds one.
+    pub fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    /// The same in another unit.
+    pub fn times(&self, factor: f64) -> Self {
+        Self(self.0.iter().map(|value| value * factor).collect())
+    }
+
+    /// The middle one; `None` without any.
+    pub fn median(&self) -> Option<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
@@ -183,7 +203,8 @@ impl Samples {
         Some(f64::midpoint(sorted[middle - 1], upper))
     }
 
-    fn shown(&self) -> String {
+    /// The median, with the least and the most.
+    pub fn shown(&self) -> String {
         let Some(median) = self.median() else {
             return "–".to_owned();
         };
@@ -197,7 +218,7 @@ impl Samples {
 }
 
 /// About three significant digits.
-fn digits(value: f64) -> String {
+pub fn digits(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),

@@ -96,7 +96,11 @@ pub fn all(only: Option<SideName>) -> Result<Vec<Side>> {
 }
 
 impl Side {
-    fn new(name: SideName) -> Result<Self> {
+    /// Makes the bed of a program.
+    ///
+    /// # Errors
+    /// When the program is missing or the bed cannot be made.
+    pub fn new(name: SideName) -> Result<Self> {
         let program = match name {
             SideName::Reference => Program::reference(),
             SideName::Ours => Program::from_environment()?,
@@ -133,16 +137,30 @@ impl Side {
             let directory = self.bed.directory().display();
             format!("{directory}/{}.{end}", certificate.file())
         };
-        let config = Config::new(&self.bed)
+        let config = self
+            .config()
             .set("server-cert", &file("pem"))
-            .set("server-key", &file("key"))
+            .set("server-key", &file("key"));
+        self.start_with(&config)
+    }
+
+    /// What all figures have in common.
+    pub fn config(&self) -> Config {
+        Config::new(&self.bed)
             .set("max-clients", "4096")
             .set("rate-limit-ms", "0")
             .set("ipv4-network", "10.30.0.0/16")
             .set("auth-timeout", "60")
-            .set("cookie-timeout", "300");
+            .set("cookie-timeout", "300")
+    }
+
+    /// As [`Side::start`], with a configuration of the caller.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn start_with(&self, config: &Config) -> Result<Server> {
         on_cpus(&server_cpus()?, || {
-            Server::start_with(&self.bed, &config, &[])
+            Server::start_with(&self.bed, config, &[])
         })?
         .with_context(|| format!("starting {}", self.name.text()))
     }

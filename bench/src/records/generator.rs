@@ -1,0 +1,266 @@
+//! Sends prepared datagrams in a closed loop: no more are under way than every queue holds.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use ocserv_sys::poller::Poller;
+use ocserv_sys::udp::{Destination, RxBatch, TxBatch, UdpPort};
+
+/// Datagrams that may be under way. A queue of veth holds 256 packets, and the receive buffer of a
+/// socket (212 KB by default, a datagram counting as 2.3 KB) 92.
+const WINDOW: usize = 64;
+/// Sent together, so that the window does not open and close packet by packet.
+const CHUNK: usize = 32;
+/// Longest datagram.
+const LONGEST: usize = 2048;
+/// What has not arrived by then is lost.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Datagrams ready to be sent.
+#[derive(Default)]
+pub struct Burst {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+}
+
+struct Item {
+    port: usize,
+    to: SocketAddr,
+    len: usize,
+}
+
+impl Burst {
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.items.clear();
+    }
+
+    /// Adds a datagram that `write` appends, returning its length; it will leave by the socket with
+    /// this number.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn push(
+        &mut self,
+        port: usize,
+        to: SocketAddr,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<usize>,
+    ) -> Result<()> {
+        let len = write(&mut self.bytes)?;
+        ensure!(len <= LONGEST, "datagram of {len} bytes");
+        self.items.push(Item { port, to, len });
+        Ok(())
+    }
+}
+
+/// Where datagrams arrive.
+pub struct Sinks<'a> {
+    ports: Vec<&'a UdpPort>,
+    /// Length of what counts, for each port.
+    expected: Vec<usize>,
+    poller: Poller,
+    ready: Vec<u64>,
+    batch: RxBatch,
+    sample: Option<(usize, Vec<u8>)>,
+    strangers: usize,
+}
+
+impl<'a> Sinks<'a> {
+    /// Sockets, each with the length of the datagrams that count.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn new(ports: impl IntoIterator<Item = (&'a UdpPort, usize)>) -> Result<Self> {
+        let (ports, expected): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
+        let poller = Poller::new(ports.len())?;
+        for (token, port) in (0..).zip(&ports) {
+            poller.add(*port, token)?;
+        }
+        Ok(Self {
+            ports,
+            expected,
+            poller,
+            ready: Vec::new(),
+            batch: RxBatch::new(CHUNK, LONGEST),
+            sample: None,
+            strangers: 0,
+        })
+    }
+
+    /// The last datagram that counted, with the number of its socket.
+    pub fn take_sample(&mut self) -> Option<(usize, Vec<u8>)> {
+        self.sample.take()
+    }
+
+    /// Datagrams of other lengths so far.
+    pub fn strangers(&self) -> usize {
+        self.strangers
+    }
+
+    /// Takes what is there, waiting for it at most so long, and returns how many count. `None`: nothing
+    /// came.
+    fn receive(&mut self, patience: Duration) -> Result<Option<usize>> {
+        self.poller.wait(Some(patience), &mut self.ready)?;
+        if self.ready.is_empty() {
+            return Ok(None);
+        }
+        let mut arrived = 0;
+        for token in &self.ready {
+            let index = *token as usize;
+            let count = self.ports[index].recv_batch(&mut self.batch)?;
+            let expected = self.expected[index];
+            let good = (0..count).filter(|at| self.batch.bytes(*at).len() == expected);
+            let good: Vec<_> = good.collect();
+            arrived += good.len();
+            self.strangers += count - good.len();
+            if let (None, Some(last)) = (&self.sample, good.last()) {
+                self.sample = Some((index, self.batch.bytes(*last).to_vec()));
+            }
+        }
+        Ok(Some(arrived))
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        while self.receive(Duration::ZERO)?.is_some() {}
+        Ok(())
+    }
+}
+
+/// What became of a burst.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moved {
+    /// Datagrams that arrived.
+    pub delivered: usize,
+    /// Datagrams that did not.
+    pub lost: usize,
+    /// From the first sent to the last received.
+    pub wall: Duration,
+}
+
+/// Sends whole bursts.
+pub struct Generator {
+    batch: TxBatch,
+}
+
+impl Generator {
+    /// A generator without datagrams.
+    pub fn new() -> Self {
+        Self {
+            batch: TxBatch::new(CHUNK, LONGEST),
+        }
+    }
+
+    /// Sends a burst by `ports` and waits for its arrival in `sinks`.
+    ///
+    /// # Errors
+    /// Those of the sockets.
+    pub fn run(
+        &mut self,
+        burst: &Burst,
+        ports: &[&UdpPort],
+        sinks: &mut Sinks<'_>,
+    ) -> Result<Moved> {
+        sinks.drain()?;
+        let started = Instant::now();
+        let mut moved = Moved::default();
+        let (mut sent, mut offset) = (0, 0);
+        while moved.delivered + moved.lost < burst.items.len() {
+            while sent < burst.items.len() && sent + CHUNK <= moved.delivered + moved.lost + WINDOW
+            {
+                let chunk = &burst.items[sent..(sent + CHUNK).min(burst.items.len())];
+                moved.lost += self.send(chunk, &burst.bytes[offset..], ports);
+                sent += chunk.len();
+                offset += chunk.iter().map(|item| item.len).sum::<usize>();
+            }
+            match sinks.receive(PATIENCE)? {
+                None => moved.lost = sent - moved.delivered,
+                // What was written off can arrive after all.
+                Some(count) => {
+                    moved.delivered += count;
+                    moved.lost = moved.lost.min(sent.saturating_sub(moved.delivered));
+                }
+            }
+        }
+        moved.wall = started.elapsed();
+        Ok(moved)
+    }
+
+    /// Returns how many the kernel did not take.
+    fn send(&mut self, chunk: &[Item], mut bytes: &[u8], ports: &[&UdpPort]) -> usize {
+        let mut sent = 0;
+        for (at, item) in chunk.iter().enumerate() {
+            let (datagram, rest) = bytes.split_at(item.len);
+            bytes = rest;
+            if let Some(buffer) = self.batch.buffer() {
+                buffer[..item.len].copy_from_slice(datagram);
+            }
+            let to = Destination {
+                peer: item.to,
+                source: None,
+                marking: None,
+            };
+            self.batch.commit(item.len, &to, 0);
+            let next = chunk.get(at + 1);
+            if next.is_none_or(|next| next.port != item.port) {
+                sent += ports[item.port].send_batch(&mut self.batch).sent;
+            }
+        }
+        chunk.len() - sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use ocserv_sys::udp::{self, PathMtu, UdpPort};
+
+    use super::{Burst, Generator, Sinks, WINDOW};
+
+    fn port() -> UdpPort {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        UdpPort::new(udp::bind(any, false).unwrap(), PathMtu::Discover).unwrap()
+    }
+
+    fn burst(count: usize, to: SocketAddr, length: usize) -> Burst {
+        let mut burst = Burst::default();
+        for number in 0..count {
+            let write = |out: &mut Vec<u8>| {
+                out.resize(out.len() + length, 7);
+                Ok(length)
+            };
+            burst.push(number % 2, to, write).unwrap();
+        }
+        burst
+    }
+
+    #[test]
+    fn all_that_was_sent_is_counted() {
+        let (one, other, sink) = (port(), port(), port());
+        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let burst = burst(1000, sink.local_addr(), 100);
+        let mut generator = Generator::new();
+        let moved = generator.run(&burst, &[&one, &other], &mut sinks).unwrap();
+        assert_eq!((moved.delivered, moved.lost), (1000, 0));
+        assert_eq!(sinks.take_sample(), Some((0, vec![7; 100])));
+    }
+
+    #[test]
+    fn what_arrives_elsewhere_or_otherwise_is_lost() {
+        let (one, other, sink) = (port(), port(), port());
+        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let mut generator = Generator::new();
+        let lost = [
+            burst(WINDOW, one.local_addr(), 100),
+            burst(WINDOW, sink.local_addr(), 99),
+        ];
+        for burst in lost {
+            let moved = generator.run(&burst, &[&one, &other], &mut sinks).unwrap();
+            assert_eq!((moved.delivered, moved.lost), (0, WINDOW));
+        }
+        assert_eq!(sinks.strangers(), WINDOW);
+        assert_eq!(sinks.take_sample(), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! The ways that packets take through the gateway, and what is sent on them.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use anyhow::{Context, Result, ensure};
+use ocserv_sys::udp::{self, PathMtu, UdpPort};
+use ocserv_tests::Namespace;
+use ocserv_tests::bed::{GATEWAY4, LAN4, PORT, Site};
+
+use super::contender::{Contender, Kind};
+use super::cores;
+use super::generator::{Burst, Sinks};
+use super::packet;
+use super::session::Session;
+use super::{Case, Direction};
+
+/// Where inner packets go.
+const SINK_PORT: u16 = 9000;
+/// The first source port of inner flows.
+const FLOW_PORT: u16 = 20_000;
+/// Both, which the sockets of sessions must not be given, as the kernel's setting has them.
+pub const RESERVED_PORTS: &str = "9000,20000-23999";
+
+/// The sockets of machines that speak no VPN: the lan's, and the client's in plain forwarding.
+pub struct Sockets {
+    senders: Vec<UdpPort>,
+    sink: UdpPort,
+}
+
+impl Sockets {
+    /// Opens them. Plain forwarding has a flow for each session.
+    ///
+    /// # Errors
+    /// When a namespace cannot be entered.
+    pub fn open(contender: &Contender, case: &Case) -> Result<Self> {
+        let bed = contender.bed();
+        let (from, to) = match case.direction {
+            Direction::Up => (bed.client(0), bed.lan()),
+            Direction::Down => (bed.lan(), bed.client(0)),
+        };
+        let flows = match contender.kind() {
+            Kind::Plain => case.flows.max(case.sessions),
+            _ => case.flows,
+        };
+        let senders = (FLOW_PORT..).take(flows).map(|port| bind(from, port));
+        Ok(Self {
+            senders: senders.collect::<Result<_>>()?,
+            sink: bind(to, SINK_PORT)?,
+        })
+    }
+}
+
+fn bind(namespace: &Namespace, port: u16) -> Result<UdpPort> {
+    let open = || {
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        UdpPort::new(udp::bind(any, false)?, PathMtu::Discover)
+    };
+    namespace.run(open)?.context("UDP socket")
+}
+
+/// A way with its traffic.
+pub struct Path<'a> {
+    case: Case,
+    sessions: &'a [Session],
+    /// Sockets to send from.
+    pub out: Vec<&'a UdpPort>,
+    /// Sockets to receive on.
+    pub sinks: Sinks<'a>,
+    /// For each session its inner packets, one for each flow.
+    templates: Vec<Vec<Vec<u8>>>,
+}
+
+impl<'a> Path<'a> {
+    /// The way of a case. Without sessions there is no VPN.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn new(case: Case, sessions: &'a [Session], sockets: &'a Sockets) -> Result<Self> {
+        let plain = case.size - packet::HEADERS;
+        let is_record = |way| case.direction == way && !sessions.is_empty();
+        let records = sessions
+            .iter()
+            .map(|session| (&session.port, case.size + session.overhead()));
+        let sinks = if is_record(Direction::Down) {
+            Sinks::new(records)
+        } else {
+            Sinks::new([(&sockets.sink, plain)])
+        };
+        let out = if is_record(Direction::Up) {
+            sessions.iter().map(|session| &session.port).collect()
+        } else {
+            sockets.senders.iter().collect()
+        };
+        Ok(Self {
+            case,
+            sessions,
+            out,
+            sinks: sinks?,
+            templates: sessions.iter().map(|one| flows(one, case)).collect(),
+        })
+    }
+
+    /// Makes a burst of so many datagrams, over all sessions and flows in turns.
+    ///
+    /// # Errors
+    /// When a packet is too long for a record.
+    pub fn fill(&self, burst: &mut Burst, count: usize) -> Result<()> {
+        burst.clear();
+        (0..count).try_for_each(|number| self.push(burst, number))
+    }
+
+    /// Has sessions that only receive show that they are there.
+    ///
+    /// # Errors
+    /// When a record cannot be sent.
+    pub fn keep_alive(&self) -> Result<()> {
+        let mut sent = false;
+        for session in self.sessions {
+            sent |= session.keep_alive()?;
+        }
+        if sent {
+            cores::settle();
+        }
+        Ok(())
+    }
+
+    fn push(&self, burst: &mut Burst, number: usize) -> Result<()> {
+        let length = self.case.size - packet::HEADERS;
+        let datagram = |out: &mut Vec<u8>| {
+            out.resize(out.len() + length, packet::FILLER);
+            Ok(length)
+        };
+        let Some(turn) = number.checked_rem(self.sessions.len()) else {
+            let to = match self.case.direction {
+                Direction::Up => LAN4.to_owned(),
+                Direction::Down => Site::new(0).address4(),
+            };
+            let to = SocketAddr::new(to.parse()?, SINK_PORT);
+            return burst.push(number % self.out.len(), to, datagram);
+        };
+        let session = &self.sessions[turn];
+        let flow = number / self.sessions.len() % self.case.flows;
+        match self.case.direction {
+            Direction::Up => {
+                let gateway = SocketAddr::new(GATEWAY4.parse()?, PORT);
+                let packet = &self.templates[turn][flow];
+                burst.push(turn, gateway, |out| session.seal(packet, out))
+            }
+            Direction::Down => {
+                let lease = SocketAddr::from((session.address, SINK_PORT));
+                burst.push(flow, lease, datagram)
+            }
+        }
+    }
+
+    /// Looks at one datagram of those that arrived.
+    ///
+    /// # Errors
+    /// When it is not what was sent.
+    pub fn check(&mut self) -> Result<()> {
+        let (index, datagram) = self.sinks.take_sample().context("nothing arrived")?;
+        match (self.case.direction, self.sessions.get(index)) {
+            (Direction::Down, Some(session)) => session.check(&datagram),
+            _ => {
+                ensure!(
+                    datagram.iter().all(|byte| *byte == packet::FILLER),
+                    "another datagram: {datagram:02x?}"
+                );
+                Ok(())
+            }
+        }
+    }
+}
+
+fn flows(session: &Session, case: Case) -> Vec<Vec<u8>> {
+    let Ok(lan) = LAN4.parse() else {
+        return Vec::new();
+    };
+    let to = SocketAddrV4::new(lan, SINK_PORT);
+    let ports = (FLOW_PORT..).take(case.flows);
+    ports
+        .map(|port| packet::udp(SocketAddrV4::new(session.address, port), to, case.size))
+        .collect()
+}
