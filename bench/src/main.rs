@@ -12,6 +12,7 @@ mod memory;
 mod records;
 mod report;
 mod side;
+mod stress;
 mod throughput;
 
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ struct Options {
     side: Option<SideName>,
     #[command(flatten)]
     records: records::Options,
+    #[command(flatten)]
+    stress: stress::Options,
     /// Where the JSON result goes.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -71,6 +74,8 @@ enum Figure {
     Throughput,
     /// Processor time of each packet.
     Records,
+    /// Memory, descriptors and losses under load and turnover, for long; only if it is asked for.
+    Soak,
 }
 
 /// How long and how often.
@@ -154,7 +159,7 @@ fn run(options: &Options) -> Result<()> {
         started.elapsed().as_secs_f64(),
         options.json.display()
     );
-    Ok(())
+    report.stress.verdict()
 }
 
 fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report) -> Result<()> {
@@ -170,6 +175,9 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
     }
     if wanted(Figure::Records) {
         records::measure(&options.records, options.side, scale, report).context("records")?;
+    }
+    if options.only.contains(&Figure::Soak) {
+        stress::soak::measure(&options.stress, report).context("soak")?;
     }
     Ok(())
 }

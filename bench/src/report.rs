@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::Scale;
 use crate::records::Table;
 use crate::side::SideName;
+use crate::stress;
 
 /// Which way is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +35,8 @@ pub struct Report {
     figures: Vec<Figure>,
     /// What packets cost.
     pub records: Table,
+    /// What load, floods and time do.
+    pub stress: stress::Results,
     #[serde(skip)]
     started: Instant,
 }
@@ -72,6 +75,7 @@ impl Report {
             ciphers: Vec::new(),
             figures: Vec::new(),
             records: Table::default(),
+            stress: stress::Results::default(),
             started: Instant::now(),
         }
     }
@@ -138,6 +142,7 @@ impl Report {
             let _ = writeln!(text, "- {cipher}");
         }
         text.push_str(&self.records.markdown());
+        text.push_str(&self.stress.markdown());
         if self.figures.is_empty() {
             return text;
         }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use nix::unistd::Pid;
 use ocserv_tests::bed::GATEWAY4;
 use ocserv_tests::datapath::{self, Datapath};
-use ocserv_tests::{Bed, Server, wait};
+use ocserv_tests::{Bed, Config, Server, wait};
 use serde::Serialize;
 
 use super::cores::{self, Meter};
@@ -72,6 +72,19 @@ impl Contender {
     /// # Errors
     /// When the program does not start, or the kernel path is off that should be on.
     pub fn start(kind: Kind, max_record: Option<u32>) -> Result<Self> {
+        Self::start_with(kind, |config| match max_record {
+            Some(bytes) if kind == Kind::OursKernel => {
+                config.set("xdp-max-record", &bytes.to_string())
+            }
+            _ => config,
+        })
+    }
+
+    /// As [`Self::start`], with changes of the caller to the configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(kind: Kind, change: impl FnOnce(Config) -> Config) -> Result<Self> {
         let side = Side::new(kind.side())?;
         side.bed()
             .client(0)
@@ -82,7 +95,7 @@ impl Contender {
                 side.bed().client(0).ip(&route)?;
                 None
             }
-            _ => Some(serve(kind, &side, max_record)?),
+            _ => Some(serve(kind, &side, change)?),
         };
         Ok(Self {
             kind,
@@ -157,6 +170,16 @@ impl Contender {
         &self.sessions
     }
 
+    /// Hands its sessions over to who opens and closes them from now on.
+    pub fn take_sessions(&mut self) -> Vec<Session> {
+        std::mem::take(&mut self.sessions)
+    }
+
+    /// The program; `None` with plain forwarding.
+    pub fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
     /// Stops it and removes its bed.
     ///
     /// # Errors
@@ -168,20 +191,16 @@ impl Contender {
     }
 }
 
-fn serve(kind: Kind, side: &Side, max_record: Option<u32>) -> Result<Server> {
+fn serve(kind: Kind, side: &Side, change: impl FnOnce(Config) -> Config) -> Result<Server> {
     // Nobody answers the probes of a server that finds its clients silent.
     const SELDOM: &str = "3600";
     let config = side.config().set("dpd", SELDOM);
     let config = match kind {
         Kind::Plain | Kind::Reference => config,
         Kind::OursUser => config.set("xdp", "off"),
-        Kind::OursKernel => match max_record {
-            Some(bytes) => config.set("xdp-max-record", &bytes.to_string()),
-            None => config,
-        }
-        .set("xdp", "auto"),
+        Kind::OursKernel => config.set("xdp", "auto"),
     };
-    let server = side.start_with(&config)?;
+    let server = side.start_with(&change(config))?;
     if kind == Kind::OursKernel {
         let is_on = || Datapath::of(&server).is_ok_and(|datapath| datapath.is_on());
         wait::until_true("the kernel path", wait::SHORT, is_on)?;

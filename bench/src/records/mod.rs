@@ -1,12 +1,12 @@
 //! Processor time of the gateway for each packet: records that the load generator sealed itself, in
 //! a closed loop, so that no client program is in the way.
 
-mod contender;
-mod cores;
-mod generator;
-mod packet;
-mod path;
-mod session;
+pub(crate) mod contender;
+pub(crate) mod cores;
+pub(crate) mod generator;
+pub(crate) mod packet;
+pub(crate) mod path;
+pub(crate) mod session;
 mod table;
 
 use std::time::Duration;
@@ -137,7 +137,7 @@ pub fn measure(
 }
 
 /// Each session has two sockets here. After the start of the servers, which shall not inherit it.
-fn raise_file_limit() -> Result<()> {
+pub(crate) fn raise_file_limit() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("limit of open files")
 }

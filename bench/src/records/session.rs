@@ -38,7 +38,7 @@ pub struct Session {
     received: ReplayWindow,
     kept_alive: Cell<Option<Instant>>,
     /// The server ends the session with it.
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Session {
@@ -61,7 +61,7 @@ impl Session {
             channel: DtlsChannel::new(&client_end(keys)).context("keys")?,
             received: ReplayWindow::new(),
             kept_alive: Cell::new(None),
-            _connection: connection,
+            connection,
         })
     }
 
@@ -98,6 +98,14 @@ impl Session {
         nix::unistd::write(&self.port, &record).context("keepalive")?;
         self.kept_alive.set(Some(Instant::now()));
         Ok(true)
+    }
+
+    /// Leaves for good, as a client does that says so.
+    ///
+    /// # Errors
+    /// When it cannot be said.
+    pub fn sign_off(self) -> Result<()> {
+        self.connection.sign_off()
     }
 
     /// Bytes that a record is longer than its packet.
