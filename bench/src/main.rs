@@ -74,6 +74,8 @@ enum Figure {
     Throughput,
     /// Processor time of each packet.
     Records,
+    /// Delay of small packets beside bulk.
+    Latency,
     /// Memory, descriptors and losses under load and turnover, for long; only if it is asked for.
     Soak,
 }
@@ -175,6 +177,9 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
     }
     if wanted(Figure::Records) {
         records::measure(&options.records, options.side, scale, report).context("records")?;
+    }
+    if wanted(Figure::Latency) {
+        stress::latency::measure(options.side, scale, report).context("latency")?;
     }
     if options.only.contains(&Figure::Soak) {
         stress::soak::measure(&options.stress, report).context("soak")?;

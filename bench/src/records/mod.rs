@@ -62,6 +62,16 @@ pub enum Direction {
     Down,
 }
 
+impl Direction {
+    /// As it stands in tables.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Case {
@@ -280,10 +290,7 @@ impl Way {
 
 impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let direction = match self.direction {
-            Direction::Up => "up",
-            Direction::Down => "down",
-        };
+        let direction = self.direction.text();
         let plural = |count: usize| if count == 1 { "" } else { "s" };
         let (sessions, flows) = (self.sessions, self.flows);
         write!(f, "{direction}, {sessions} session{}", plural(sessions))?;

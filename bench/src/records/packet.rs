@@ -16,6 +16,19 @@ const PROTOCOL: u8 = 17;
 /// # Panics
 /// If the headers do not fit.
 pub fn udp(from: SocketAddrV4, to: SocketAddrV4, size: usize) -> Vec<u8> {
+    stamped(from, to, size, |_| ())
+}
+
+/// The same, with a payload that `stamp` writes over the filler.
+///
+/// # Panics
+/// As [`udp`].
+pub fn stamped(
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    size: usize,
+    stamp: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
     let length = (size as u16).to_be_bytes();
     let datagram = ((size - IPV4) as u16).to_be_bytes();
     // Version and header length, no id, DF, 64 hops.
@@ -32,6 +45,7 @@ pub fn udp(from: SocketAddrV4, to: SocketAddrV4, size: usize) -> Vec<u8> {
     body.extend(datagram);
     body.extend([0, 0]);
     body.resize(size - IPV4, FILLER);
+    stamp(&mut body[UDP..]);
     let sum = checksum(pseudo_header(*from.ip(), *to.ip(), datagram), &body);
     // Zero would say that there is none.
     let sum = if sum == 0 { u16::MAX } else { sum };

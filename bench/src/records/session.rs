@@ -113,6 +113,17 @@ impl Session {
         self.channel.overhead()
     }
 
+    /// Opens a record of the server in place; `None`: it holds no packet.
+    ///
+    /// # Errors
+    /// When it does not open, or was there before.
+    pub fn unseal<'a>(&self, record: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
+        let opened = self.channel.open(record, &self.received);
+        let opened = opened.map_err(|reason| anyhow!("record of the server: {reason:?}"))?;
+        let (kind, packet) = opened.plaintext.split_first().context("empty record")?;
+        Ok((*kind == DATA).then_some(packet))
+    }
+
     /// Shows that a record holds a packet for this session.
     ///
     /// # Errors

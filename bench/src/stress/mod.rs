@@ -1,9 +1,13 @@
 //! What the gateway does under load that is not alone: for long, beside floods, for small packets
 //! beside bulk, and on two processors.
 
+pub mod latency;
 pub mod soak;
 
 mod series;
+mod stamp;
+mod streams;
+mod tally;
 mod turnover;
 mod watch;
 
@@ -33,14 +37,17 @@ pub struct Results {
     /// Under load and turnover for long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soak: Option<soak::Soak>,
+    /// Delay of small packets beside bulk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<latency::Latency>,
 }
 
 impl Results {
     /// The tables of what was measured.
     pub fn markdown(&self) -> String {
-        self.soak
-            .as_ref()
-            .map_or_else(String::new, soak::Soak::markdown)
+        let soak = self.soak.as_ref().map(soak::Soak::markdown);
+        let latency = self.latency.as_ref().map(latency::Latency::markdown);
+        [soak, latency].into_iter().flatten().collect()
     }
 
     /// Whether everything is as it must be.

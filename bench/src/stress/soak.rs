@@ -253,8 +253,9 @@ impl Load<'_> {
                 }
                 ensure!(
                     arrives,
-                    "session {place} ({}) stopped working, {direction:?}",
-                    session.address
+                    "session {place} ({}) stopped working, {}",
+                    session.address,
+                    direction.text()
                 );
             }
         }
