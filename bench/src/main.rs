@@ -74,6 +74,8 @@ enum Figure {
     Throughput,
     /// Processor time of each packet.
     Records,
+    /// Throughput of sessions beside floods of strangers.
+    Floods,
     /// Delay of small packets beside bulk.
     Latency,
     /// Memory, descriptors and losses under load and turnover, for long; only if it is asked for.
@@ -177,6 +179,9 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
     }
     if wanted(Figure::Records) {
         records::measure(&options.records, options.side, scale, report).context("records")?;
+    }
+    if wanted(Figure::Floods) {
+        stress::floods::measure(&options.stress, options.side, scale, report).context("floods")?;
     }
     if wanted(Figure::Latency) {
         stress::latency::measure(options.side, scale, report).context("latency")?;

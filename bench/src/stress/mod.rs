@@ -1,9 +1,11 @@
 //! What the gateway does under load that is not alone: for long, beside floods, for small packets
 //! beside bulk, and on two processors.
 
+pub mod floods;
 pub mod latency;
 pub mod soak;
 
+mod flood;
 mod series;
 mod stamp;
 mod streams;
@@ -21,6 +23,9 @@ pub struct Options {
     /// Length of the figure `soak` after its warm-up.
     #[arg(long, default_value_t = 30.0, value_parser = minutes)]
     minutes: f64,
+    /// Only these floods of the figure `floods`.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    trouble: Vec<floods::Trouble>,
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
@@ -37,6 +42,9 @@ pub struct Results {
     /// Under load and turnover for long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soak: Option<soak::Soak>,
+    /// Throughput beside floods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floods: Option<floods::Floods>,
     /// Delay of small packets beside bulk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<latency::Latency>,
@@ -47,7 +55,8 @@ impl Results {
     pub fn markdown(&self) -> String {
         let soak = self.soak.as_ref().map(soak::Soak::markdown);
         let latency = self.latency.as_ref().map(latency::Latency::markdown);
-        [soak, latency].into_iter().flatten().collect()
+        let floods = self.floods.as_ref().map(floods::Floods::markdown);
+        [soak, floods, latency].into_iter().flatten().collect()
     }
 
     /// Whether everything is as it must be.

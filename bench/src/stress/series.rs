@@ -1,8 +1,10 @@
 //! What a row of readings says about growth.
 
-/// Growth of less than this share of the first value, or than so many bytes, is none.
+/// Growth of memory by less than this share, or than so many bytes, is none.
 const FLAT_SHARE: f64 = 0.01;
 const FLAT_BYTES: f64 = 256.0 * 1024.0;
+/// Maps have an entry of about 100 bytes more or less for each login under way.
+const FLAT_MAPS: f64 = 4.0 * 1024.0;
 
 /// A straight line through points.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,10 +37,18 @@ impl Line {
         })
     }
 
-    /// Whether bytes along this line grow by so little that it is none.
+    /// Whether memory along this line grows by so little that it is none.
     pub fn is_flat(&self) -> bool {
-        let growth = self.slope * self.span;
-        growth < FLAT_BYTES || growth < self.begin * FLAT_SHARE
+        self.growth() < FLAT_BYTES.max(self.begin * FLAT_SHARE)
+    }
+
+    /// The same for the memory of maps.
+    pub fn is_flat_for_maps(&self) -> bool {
+        self.growth() < FLAT_MAPS
+    }
+
+    fn growth(&self) -> f64 {
+        self.slope * self.span
     }
 }
 
@@ -101,6 +111,8 @@ mod tests {
         assert!(line(large, large * 0.0099).is_flat());
         assert!(!line(large, large * 0.0101).is_flat());
         assert!(line(large, -large).is_flat());
+        assert!(line(large, 4000.0).is_flat_for_maps());
+        assert!(!line(large, 5000.0).is_flat_for_maps());
     }
 
     #[test]

@@ -317,7 +317,10 @@ impl Soak {
         let growing = self.growing().into_iter();
         let growing = growing.map(|name| format!("soak: descriptors of {name} grow"));
         let fault = self.fault.iter().map(|fault| format!("soak: {fault}"));
-        fault.chain(growing).collect()
+        let maps = self.line(|reading| reading.held.maps as f64);
+        let maps = maps.filter(|line| !line.is_flat_for_maps());
+        let maps = maps.map(|_| "soak: maps of the kernel path fill up".to_owned());
+        fault.chain(growing).chain(maps).collect()
     }
 
     /// Start, quarter points, end, and what they mean.
@@ -336,9 +339,12 @@ impl Soak {
             self.lost,
         );
         type Value = fn(&Reading) -> f64;
-        let rows: [(&str, Value); 5] = [
+        let rows: [(&str, Value); 6] = [
             ("memory (PSS), KiB", |reading| {
                 reading.held.memory as f64 / KIB
+            }),
+            ("of it anonymous, KiB", |reading| {
+                reading.held.anonymous as f64 / KIB
             }),
             ("maps, KiB", |reading| reading.held.maps as f64 / KIB),
             ("descriptors", |reading| reading.held.descriptors() as f64),

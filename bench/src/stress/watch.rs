@@ -13,6 +13,8 @@ use crate::cost;
 pub struct Held {
     /// Memory of the processes, bytes (proportional set size).
     pub memory: u64,
+    /// The part of it that belongs to no file, bytes.
+    pub anonymous: u64,
     /// Memory of the maps that the processes have descriptors of, bytes; each map once.
     pub maps: u64,
     /// The processes with their open descriptors.
@@ -46,6 +48,7 @@ impl Held {
         }
         Ok(Self {
             memory: cost::memory(root)?,
+            anonymous: cost::anonymous_memory(root)?,
             maps: maps.values().sum(),
             processes,
         })
