@@ -74,6 +74,8 @@ enum Figure {
     Throughput,
     /// Processor time of each packet.
     Records,
+    /// One packet thread, and one for each processor.
+    Cores,
     /// Throughput of sessions beside floods of strangers.
     Floods,
     /// Delay of small packets beside bulk.
@@ -179,6 +181,9 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
     }
     if wanted(Figure::Records) {
         records::measure(&options.records, options.side, scale, report).context("records")?;
+    }
+    if wanted(Figure::Cores) {
+        stress::cores::measure(options.side, scale, report).context("cores")?;
     }
     if wanted(Figure::Floods) {
         stress::floods::measure(&options.stress, options.side, scale, report).context("floods")?;

@@ -12,7 +12,7 @@ use super::path::RESERVED_PORTS;
 use super::session::Session;
 use crate::client::tls_settings;
 use crate::cost;
-use crate::side::{Side, SideName};
+use crate::side::{Side, SideName, server_cpus};
 
 /// What moves the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -85,6 +85,18 @@ impl Contender {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with(kind: Kind, change: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::start_on(kind, &server_cpus()?, change)
+    }
+
+    /// As [`Self::start_with`], with the gateway on these processors.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(
+        kind: Kind,
+        cpus: &[usize],
+        change: impl FnOnce(Config) -> Config,
+    ) -> Result<Self> {
         let side = Side::new(kind.side())?;
         side.bed()
             .client(0)
@@ -95,12 +107,12 @@ impl Contender {
                 side.bed().client(0).ip(&route)?;
                 None
             }
-            _ => Some(serve(kind, &side, change)?),
+            _ => Some(serve(kind, &side, cpus, change)?),
         };
         Ok(Self {
             kind,
             sessions: Vec::new(),
-            receivers: cores::place(side.bed())?,
+            receivers: cores::place(side.bed(), cpus)?,
             server,
             side,
         })
@@ -143,6 +155,11 @@ impl Contender {
         let processes = server.map_or(Ok(Vec::new()), |server| cost::pids(server.pid()))?;
         let processes = processes.into_iter().map(Pid::from_raw);
         Meter::new(processes.chain(self.receivers.iter().copied()))
+    }
+
+    /// The threads of the gateway's devices, and those that do what these leave behind.
+    pub fn receivers(&self) -> &[Pid] {
+        &self.receivers
     }
 
     /// Packets that passed in the kernel, and all, since it was started; `None` where the kernel path
@@ -191,7 +208,12 @@ impl Contender {
     }
 }
 
-fn serve(kind: Kind, side: &Side, change: impl FnOnce(Config) -> Config) -> Result<Server> {
+fn serve(
+    kind: Kind,
+    side: &Side,
+    cpus: &[usize],
+    change: impl FnOnce(Config) -> Config,
+) -> Result<Server> {
     // Nobody answers the probes of a server that finds its clients silent.
     const SELDOM: &str = "3600";
     let config = side.config().set("dpd", SELDOM);
@@ -200,7 +222,7 @@ fn serve(kind: Kind, side: &Side, change: impl FnOnce(Config) -> Config) -> Resu
         Kind::OursUser => config.set("xdp", "off"),
         Kind::OursKernel => config.set("xdp", "auto"),
     };
-    let server = side.start_with(&change(config))?;
+    let server = side.start_on(cpus, &change(config))?;
     if kind == Kind::OursKernel {
         let is_on = || Datapath::of(&server).is_ok_and(|datapath| datapath.is_on());
         wait::until_true("the kernel path", wait::SHORT, is_on)?;

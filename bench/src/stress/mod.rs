@@ -1,6 +1,7 @@
 //! What the gateway does under load that is not alone: for long, beside floods, for small packets
 //! beside bulk, and on two processors.
 
+pub mod cores;
 pub mod floods;
 pub mod latency;
 pub mod soak;
@@ -10,6 +11,7 @@ mod series;
 mod stamp;
 mod streams;
 mod tally;
+mod threads;
 mod turnover;
 mod watch;
 
@@ -42,6 +44,9 @@ pub struct Results {
     /// Under load and turnover for long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soak: Option<soak::Soak>,
+    /// One packet thread, and one for each processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<cores::Cores>,
     /// Throughput beside floods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floods: Option<floods::Floods>,
@@ -56,7 +61,11 @@ impl Results {
         let soak = self.soak.as_ref().map(soak::Soak::markdown);
         let latency = self.latency.as_ref().map(latency::Latency::markdown);
         let floods = self.floods.as_ref().map(floods::Floods::markdown);
-        [soak, floods, latency].into_iter().flatten().collect()
+        let cores = self.cores.as_ref().map(cores::Cores::markdown);
+        [cores, latency, floods, soak]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Whether everything is as it must be.
