@@ -366,13 +366,17 @@ impl Soak {
                 slope.unwrap_or_else(|| "–".to_owned())
             );
         }
-        let memory = self.line(|reading| reading.held.memory as f64);
-        let word = match memory.map(|line| line.is_flat()) {
+        let word = |value: fn(&Reading) -> f64| match self.line(value).map(|line| line.is_flat()) {
             Some(true) => "flat",
             Some(false) => "GROWS",
             None => "too short to tell",
         };
-        let _ = writeln!(text, "\nMemory: {word}.");
+        let _ = writeln!(
+            text,
+            "\nMemory: {}; its anonymous part: {}.",
+            word(|reading| reading.held.memory as f64),
+            word(|reading| reading.held.anonymous as f64)
+        );
         for fault in self.faults() {
             let _ = writeln!(text, "FAULT: {fault}.");
         }
