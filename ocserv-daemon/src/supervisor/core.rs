@@ -26,6 +26,7 @@ use super::shards::Shards;
 use super::state::{Connection, Slots};
 use super::stats::Stats;
 use super::tunnels::{OpenResult, Undo};
+use crate::costs::Costs;
 use crate::ipc::dataplane::{FromDataplane, ToDataplane};
 use crate::ipc::gate::FromGate;
 use crate::ipc::ids::{ConnId, GateId, SessionName};
@@ -132,6 +133,8 @@ pub struct Supervisor {
     pub(super) kernel: Option<KernelPath>,
     /// Why there is none.
     pub(super) kernel_off: String,
+    /// What packets cost, where that decides about their paths (`xdp-max-record = auto`).
+    pub(super) costs: Option<Costs>,
     /// The host's devices, as the kernel path last saw them.
     pub(super) devices: Vec<Device>,
     /// Devices that the configuration names for it, and that are not there.

@@ -212,9 +212,10 @@ fn build(
     let now = SystemTime::now();
     let file_times = super::reload::file_times(&config);
     let udp_port = udp_port(&config, &listeners);
-    let (kernel, kernel_off) = match kernel_link::load(&config, slots, udp_port, network.index()) {
-        Ok(kernel) => (Some(kernel), String::new()),
-        Err(reason) => (None, reason),
+    let loaded = kernel_link::load(&config, slots, udp_port, network.index());
+    let (kernel, costs, kernel_off) = match loaded {
+        Ok((kernel, costs)) => (Some(kernel), costs, String::new()),
+        Err(reason) => (None, None, reason),
     };
     let backing = match kernel {
         Some(_) => Backing::KernelMap,
@@ -237,6 +238,7 @@ fn build(
         udp_port,
         kernel,
         kernel_off,
+        costs,
         devices: Vec::new(),
         absent_devices: Vec::new(),
         ticket_key: Secret::new(key),
