@@ -181,6 +181,15 @@ impl Costs {
         }
     }
 
+    /// Takes what a thread found that outputs cost, of which half counts: there may be other threads.
+    pub fn learn(&mut self, outputs: [f64; 2]) {
+        for ((known, new), parts) in self.outputs.iter_mut().zip(outputs).zip(&PARTS) {
+            let expected = parts.output * self.walk;
+            let new = if new.is_nan() { *known } else { new };
+            *known = f64::midpoint(*known, new.clamp(expected / 10.0, expected * 10.0));
+        }
+    }
+
     /// What an output of a batch cost whose packets did not merge, from the time that the thread spent.
     /// `None`: that cannot be.
     pub fn output(&self, direction: Direction, batch: &Batch) -> Option<f64> {

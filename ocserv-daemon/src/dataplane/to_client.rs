@@ -16,6 +16,7 @@ use ocserv_sys::tun::PacketBatch;
 
 use super::clock;
 use super::icmp::{self, TooBig};
+use super::meter::Meter;
 use super::output::{NotSealed, Tag};
 use super::session::Session;
 use super::table::SessionTable;
@@ -47,6 +48,7 @@ impl Worker {
     }
 
     fn take_batch(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
+        let begun = self.meter.as_mut().and_then(Meter::begin);
         let count = self.out.tun.recv_batch(batch)?;
         let now = clock();
         self.by_cstp.clear();
@@ -56,6 +58,7 @@ impl Worker {
             self.owners.push(owner.unwrap_or(NOBODY));
         }
         self.flush_records(now, batch);
+        self.meter_sent(now, batch, begun);
         self.flush_cstp(batch);
         Ok(())
     }

@@ -19,12 +19,14 @@ use super::channel::Channel;
 use super::from_client::tell_moves;
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
+use super::meter::Meter;
 use super::output::{Output, Tag};
 use super::pending::{EarlyHellos, PendingHandshakes};
 use super::session::Session;
 use super::table::SessionTable;
 use super::to_client::CstpItem;
 use super::{BATCH, MAX_DATAGRAM, clock};
+use crate::costs::Costs;
 use crate::ipc::ids::GateId;
 use crate::ipc::packet::MAX_FRAME;
 
@@ -65,12 +67,24 @@ pub struct Worker {
     /// Copy of a record for a second try.
     pub(super) scratch: Vec<u8>,
     /// Inner packets in the batch of received datagrams or frames.
-    pub(super) deliver: Vec<(usize, Range<usize>)>,
+    pub(super) deliver: Vec<Delivery>,
     /// Packets of the tun batch that go by CSTP.
     pub(super) by_cstp: Vec<CstpItem>,
     /// Sessions of the packets of the tun batch.
     pub(super) owners: Vec<u32>,
+    /// Where costs decide about paths.
+    pub(super) meter: Option<Meter>,
     logged: Strays,
+}
+
+/// An inner packet within what was received.
+pub struct Delivery {
+    /// Number of the datagram or frame.
+    pub index: usize,
+    /// Its bytes there.
+    pub range: Range<usize>,
+    /// The session.
+    pub slot: u32,
 }
 
 /// Where received bytes go.
@@ -114,8 +128,8 @@ impl Worker {
     /// A thread's state before it starts.
     pub fn new(
         (id, threads): (usize, usize),
-        tun: TunQueue,
-        ports: Vec<UdpPort>,
+        (tun, ports): (TunQueue, Vec<UdpPort>),
+        costs: Option<Costs>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
         Self {
@@ -132,6 +146,7 @@ impl Worker {
             deliver: Vec::with_capacity(BATCH),
             by_cstp: Vec::with_capacity(BATCH),
             owners: Vec::with_capacity(BATCH),
+            meter: costs.map(Meter::new),
             logged: Strays::default(),
         }
     }
@@ -285,9 +300,19 @@ impl Worker {
             });
         }
         self.flush_control(now);
+        self.tell_costs();
         if self.strays != self.logged {
             tracing::debug!(thread = self.id, strays = ?self.strays, "packets of no session");
             self.logged = self.strays;
+        }
+    }
+
+    fn tell_costs(&mut self) {
+        if let Some(meter) = &mut self.meter
+            && let Some(outputs) = meter.news()
+            && self.reports.try_send(Report::Outputs(outputs)).is_ok()
+        {
+            meter.told();
         }
     }
 

@@ -101,6 +101,7 @@ impl Supervisor {
             slots: self.shared.slots() as u32,
             kernel_maps: self.shared.backing() == Backing::KernelMap,
             try_mtu_discovery: self.config.try_mtu_discovery,
+            costs: self.costs,
             log_level: self.logging.level,
         };
         Ok((setup, fds))
@@ -147,6 +148,7 @@ impl Supervisor {
                 channel,
                 generation,
             } => self.on_channel_ended(slot, channel.into(), generation),
+            FromDataplane::OutputCosts { ns } => self.on_output_costs(ns),
         }
     }
 

@@ -118,6 +118,31 @@ impl Supervisor {
         self.shared = Shards::new(self.shared.slots() as u32, Backing::Memfd);
     }
 
+    /// The programs follow what outputs cost.
+    pub(super) fn on_output_costs(&mut self, ns: [f64; 2]) {
+        let (Some(kernel), Some(costs)) = (&mut self.kernel, &mut self.costs) else {
+            return;
+        };
+        costs.learn(ns);
+        let limits = costs.limits();
+        if limits == kernel.options().limits {
+            return;
+        }
+        tracing::debug!(
+            "kernel path: outputs cost {:.0} ns from clients and {:.0} ns to them: records of up to {} \
+             and {} bytes, in bursts {} and {}",
+            costs.outputs[0],
+            costs.outputs[1],
+            limits.rx.alone,
+            limits.tx.alone,
+            limits.rx.close,
+            limits.tx.close,
+        );
+        if let Err(error) = kernel.set_limits(limits) {
+            tracing::warn!("cannot change what the kernel path takes: {error:#}");
+        }
+    }
+
     /// Compares the devices with what has programs.
     pub(super) async fn follow_devices(&mut self) {
         if self.kernel.is_none() {

@@ -38,6 +38,8 @@ struct Found {
     len: usize,
     peer: SocketAddr,
     local: SocketAddr,
+    /// The first of its message.
+    first: bool,
 }
 
 /// A received message: `count` datagrams, each of `segment` bytes but the last.
@@ -115,6 +117,14 @@ impl RxBatch {
             local: found.local,
             bytes: &mut self.storage[found.start..found.start + found.len],
         }
+    }
+
+    /// Whether datagram number `index` is the first of a message.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn begins_message(&self, index: usize) -> bool {
+        self.found[index].first
     }
 
     /// The bytes of datagram number `index`, as they are now.
@@ -252,6 +262,7 @@ impl RxBatch {
                 len,
                 peer: message.peer,
                 local: message.local,
+                first: number == 0,
             });
         }
     }
