@@ -31,7 +31,7 @@ pub const RECORD_OVERHEAD: u32 = 13 + 1 + 16;
 /// Largest record that a program can take, header included, bytes.
 pub const MAX_RECORD: u32 = MAX_INNER + RECORD_OVERHEAD;
 /// How long small packets follow large ones to user space, ms.
-pub const BULK_HOLD_MS: u32 = 20;
+pub const BULK_HOLD_MS: u32 = 50;
 
 /// An IPv6 address, or an IPv4 one mapped into it, in network order.
 pub type Address = [u8; 16];

@@ -65,6 +65,24 @@ pub fn pass(
     groups: usize,
     sizes: &[usize],
 ) -> Result<Arrived> {
+    let group: Vec<_> = sizes.iter().map(|size| (*size, Duration::ZERO)).collect();
+    let mut steps = group.repeat(groups);
+    for last in steps.iter_mut().skip(sizes.len() - 1).step_by(sizes.len()) {
+        last.1 = PAUSE;
+    }
+    pass_paced(from, to, address, &steps)
+}
+
+/// Sends datagrams, each of so many bytes and with a pause behind it.
+///
+/// # Errors
+/// As [`pass`] has.
+pub fn pass_paced(
+    from: &Namespace,
+    to: &Namespace,
+    address: &str,
+    steps: &[(usize, Duration)],
+) -> Result<Arrived> {
     let address: IpAddr = address.parse().context("address")?;
     let receiver = to.run(|| UdpSocket::bind((address, 0)))??;
     receiver.set_read_timeout(Some(SILENCE))?;
@@ -77,21 +95,19 @@ pub fn pass(
     let sender = from.run(|| UdpSocket::bind(any))??;
     sender.connect(target)?;
     thread::scope(|scope| {
-        let receiving = scope.spawn(|| receive(&receiver, groups * sizes.len()));
-        let sent = send(&sender, groups, sizes);
+        let receiving = scope.spawn(|| receive(&receiver, steps.len()));
+        let sent = send(&sender, steps);
         let received = receiving.join().map_err(|_| anyhow!("receiver panicked"))?;
         sent.and(received)
     })
 }
 
-fn send(sender: &UdpSocket, groups: usize, sizes: &[usize]) -> Result<()> {
-    let mut number = 0;
-    for _ in 0..groups {
-        for size in sizes {
-            sender.send(&contents(number, *size)).context("send")?;
-            number += 1;
+fn send(sender: &UdpSocket, steps: &[(usize, Duration)]) -> Result<()> {
+    for (number, (size, pause)) in (0..).zip(steps) {
+        sender.send(&contents(number, *size)).context("send")?;
+        if !pause.is_zero() {
+            thread::sleep(*pause);
         }
-        thread::sleep(PAUSE);
     }
     Ok(())
 }
