@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::ipc::ids::GateId;
 
 /// Changes that a thread may leave unread before the control task waits for it.
-const CAPACITY: usize = 4096;
+const CAPACITY: usize = 256;
 
 /// A change of a thread's tables.
 pub enum Update {

@@ -74,6 +74,7 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
         confine(&confinement, sandbox::Role::Dataplane)?;
         let (sender, reports) = mpsc::channel(REPORTS);
         let threads = start_threads(setup.threads, setup.costs, &sender)?;
+        ocserv_sys::memory::give_back();
         Control::new(supervisor, threads, reports, setup.records, setup.features)
             .run()
             .await

@@ -26,6 +26,9 @@ const OLDEST_KERNEL: (u32, u32) = (6, 6);
 const XDP_PROGRAMS: [&str; 2] = ["xdp_rx", "xdp_tx"];
 /// Programs of TC.
 const TC_PROGRAMS: [&str; 2] = ["tc_deliver", "tc_tx"];
+/// The ring for what the programs say, and its bytes: they speak seldom, and it is read every second.
+const WORDS: &str = "AYA_LOGS";
+const WORDS_LEN: u32 = 16 * 1024;
 /// Two channels, or leases of two families.
 const PER_SESSION: u32 = 2;
 
@@ -150,6 +153,7 @@ fn load_maps(options: &Options) -> Result<Ebpf, LoadError> {
     EbpfLoader::new()
         .map_max_entries("FLOWS", entries)
         .map_max_entries("LEASES", entries)
+        .map_max_entries(WORDS, WORDS_LEN)
         .load(OBJECT)
         .map_err(|error| match error {
             error if is_permission(&error) => LoadError::Rights,

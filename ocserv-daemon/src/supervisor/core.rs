@@ -275,6 +275,7 @@ impl Supervisor {
         self.bans.expire(Instant::now());
         self.bans.configure(self.ban_settings());
         self.refresh_files();
+        ocserv_sys::memory::give_back();
     }
 
     pub(super) async fn begin_stop(&mut self) {

@@ -10,9 +10,9 @@ use anyhow::Context;
 use ocserv_common::kernel::MAX_SLOTS;
 use ocserv_proto::config::{self, Config};
 use ocserv_proto::secret::Secret;
-use ocserv_sys::process;
 use ocserv_sys::shared_map::Backing;
 use ocserv_sys::tun::TunDevice;
+use ocserv_sys::{memory, process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -417,6 +417,7 @@ impl Supervisor {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("listening on TCP port {}", self.config.tcp_port);
+        memory::give_back();
         Ok(())
     }
 
