@@ -75,8 +75,7 @@ impl Worker {
             .deliver
             .iter()
             .filter_map(|(index, range)| batch.bytes(*index).get(range.clone()));
-        let sent = self.out.tun.send_batch(packets);
-        self.strays.tun += (sent.full + sent.refused) as u64;
+        self.strays.tun += self.out.deliver(packets) as u64;
         self.flush_control(now);
         Ok(())
     }

@@ -87,7 +87,7 @@ impl Worker {
                     if let TooBig::Report(len) = verdict
                         && self.icmp.allows(now, 1)
                     {
-                        self.out.tun.send_batch(message.get(..len));
+                        self.strays.tun += self.out.deliver(message.get(..len)) as u64;
                     }
                     return None;
                 }
@@ -117,10 +117,13 @@ impl Worker {
     fn flush_records(&mut self, now: Now, batch: &PacketBatch) {
         self.out.flush();
         for tag in self.out.lost() {
-            if let Tag::Packet(index) = tag
-                && let Some(session) = owner(&self.owners, &self.table, *index as usize)
-            {
-                session.shared().count_drop(DropReason::QueueFull);
+            match tag {
+                Tag::Packet(index) => {
+                    if let Some(session) = owner(&self.owners, &self.table, *index as usize) {
+                        session.shared().count_drop(DropReason::QueueFull);
+                    }
+                }
+                _ => self.strays.unsent += 1,
             }
         }
         let too_long = self.out.take_too_long();

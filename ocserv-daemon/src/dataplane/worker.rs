@@ -48,6 +48,8 @@ pub struct Strays {
     pub foreign: u64,
     /// Packets that the tun device did not take.
     pub tun: u64,
+    /// Control packets and handshakes that the UDP sockets did not take.
+    pub unsent: u64,
 }
 
 /// What a thread works with.
@@ -285,6 +287,7 @@ impl Worker {
             });
         }
         self.flush_control(now);
+        self.out.tell_troubles(self.id);
         if self.strays != self.logged {
             tracing::debug!(thread = self.id, strays = ?self.strays, "packets of no session");
             self.logged = self.strays;
@@ -294,8 +297,11 @@ impl Worker {
     /// Sends the control packets of this batch. Those too long for the path go again with one byte
     /// (protocol.md 9).
     pub(super) fn flush_control(&mut self, now: Now) {
-        let Self { out, table, .. } = self;
+        let Self {
+            out, table, strays, ..
+        } = self;
         out.flush();
+        strays.unsent += out.lost().len() as u64;
         let too_long = out.take_too_long();
         if too_long.is_empty() {
             return;
