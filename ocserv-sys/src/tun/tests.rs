@@ -11,6 +11,8 @@ use super::*;
 
 mod bulk;
 mod kernel;
+mod random;
+mod traffic;
 
 /// Runs `test` in a thread with a network of its own, which ends with it.
 pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
