@@ -1,6 +1,6 @@
 //! What leaves a thread: records and datagrams, inner packets, frames to gates. All in batches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub struct Output {
     pub links: HashMap<GateId, Arc<OwnedFd>>,
     batches: Vec<TxBatch>,
     frame: Vec<u8>,
-    too_long: Vec<Tag>,
+    too_long: VecDeque<Tag>,
     lost: Vec<Tag>,
     tun_trouble: Trouble,
     udp_trouble: Trouble,
@@ -100,7 +100,7 @@ impl Output {
             links: HashMap::new(),
             batches,
             frame: Vec::new(),
-            too_long: Vec::new(),
+            too_long: VecDeque::new(),
             lost: Vec::new(),
             tun_trouble: Trouble::default(),
             udp_trouble: Trouble::default(),
@@ -155,7 +155,7 @@ impl Output {
         self.batches.get_mut(index)
     }
 
-    /// Sends all batches of records. [`Self::take_too_long`] and [`Self::lost`] tell the rest.
+    /// Sends all batches of records. [`Self::next_too_long`] and [`Self::lost`] tell the rest.
     pub fn flush(&mut self) {
         self.too_long.clear();
         self.lost.clear();
@@ -172,9 +172,9 @@ impl Output {
         }
     }
 
-    /// What the last [`Self::flush`] found too long for the path; seldom anything.
-    pub fn take_too_long(&mut self) -> Vec<Tag> {
-        std::mem::take(&mut self.too_long)
+    /// Takes the next one of what the last [`Self::flush`] found too long for the path; seldom anything.
+    pub fn next_too_long(&mut self) -> Option<Tag> {
+        self.too_long.pop_front()
     }
 
     /// What the last [`Self::flush`] lost otherwise.

@@ -70,6 +70,8 @@ pub struct Worker {
     pub(super) deliver: Vec<(usize, Range<usize>)>,
     /// Packets of the tun batch that go by CSTP.
     pub(super) by_cstp: Vec<CstpItem>,
+    /// Those of them that share messages, as they stand there.
+    pub(super) packed: Vec<u8>,
     /// Sessions of the packets of the tun batch.
     pub(super) owners: Vec<u32>,
     logged: Strays,
@@ -133,6 +135,7 @@ impl Worker {
             scratch: Vec::with_capacity(MAX_DATAGRAM),
             deliver: Vec::with_capacity(BATCH),
             by_cstp: Vec::with_capacity(BATCH),
+            packed: Vec::new(),
             owners: Vec::with_capacity(BATCH),
             logged: Strays::default(),
         }
@@ -302,11 +305,7 @@ impl Worker {
         } = self;
         out.flush();
         strays.unsent += out.lost().len() as u64;
-        let too_long = out.take_too_long();
-        if too_long.is_empty() {
-            return;
-        }
-        for tag in too_long {
+        while let Some(tag) = out.next_too_long() {
             too_long_for_path(out, table, now, tag);
         }
         out.flush();
