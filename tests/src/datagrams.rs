@@ -1,5 +1,6 @@
 //! Numbered datagrams with checked contents.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -21,10 +22,12 @@ const PAUSE: Duration = Duration::from_millis(30);
 /// What came of the datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrived {
-    /// Datagrams.
+    /// Datagrams, each counted once.
     pub count: usize,
     /// Of these, how many came behind one that was sent later.
     pub overtaken: usize,
+    /// Datagrams that had come before.
+    pub repeated: usize,
 }
 
 /// Datagrams with `bytes` bytes each, from the client to the lan and back, in both address families.
@@ -47,7 +50,7 @@ pub fn pass_all_ways(bed: &Bed, client: &Client, bytes: usize) -> Result<()> {
         let arrived = pass(from, to, address, GROUPS, &sizes)?;
         let all = Arrived {
             count: sent,
-            overtaken: 0,
+            ..Arrived::default()
         };
         ensure!(arrived == all, "{arrived:?} of {sent} to {address}");
     }
@@ -114,7 +117,7 @@ fn send(sender: &UdpSocket, steps: &[(usize, Duration)]) -> Result<()> {
 
 fn receive(receiver: &UdpSocket, expected: usize) -> Result<Arrived> {
     let mut arrived = Arrived::default();
-    let mut latest = 0;
+    let (mut latest, mut known) = (0, HashSet::new());
     let mut buffer = [0; 2048];
     let deadline = std::time::Instant::now() + wait::LONG;
     while arrived.count < expected && std::time::Instant::now() < deadline {
@@ -125,6 +128,10 @@ fn receive(receiver: &UdpSocket, expected: usize) -> Result<Arrived> {
         let head = datagram.first_chunk::<HEAD>().context("a short datagram")?;
         let number = u64::from_be_bytes(*head);
         ensure!(datagram == contents(number, length), "datagram {number}");
+        if !known.insert(number) {
+            arrived.repeated += 1;
+            continue;
+        }
         arrived.count += 1;
         arrived.overtaken += usize::from(number < latest);
         latest = latest.max(number);

@@ -37,7 +37,12 @@ fn packets_keep_their_order_whichever_path_they_take() {
             (bed.lan(), client.namespace(), own.as_str()),
         ] {
             let before = packets(&server)?;
-            let Arrived { count, overtaken } = datagrams::pass_paced(from, to, address, &steps)?;
+            let arrived = datagrams::pass_paced(from, to, address, &steps)?;
+            let Arrived {
+                count,
+                overtaken,
+                repeated,
+            } = arrived;
             let after = packets(&server)?;
             let kernel = after.kernel_rx + after.kernel_tx - before.kernel_rx - before.kernel_tx;
             let user = after.user_rx + after.user_tx - before.user_rx - before.user_tx;
@@ -47,6 +52,7 @@ fn packets_keep_their_order_whichever_path_they_take() {
             );
             // Datagrams of a burst may find a queue full, as on any wire.
             ensure!(count > steps.len() * 3 / 4, "{count} to {address}");
+            ensure!(repeated == 0, "{repeated} to {address}");
             // A dataplane that gets no processor time for 50 ms may be overtaken.
             ensure!(overtaken <= ROUNDS / 4, "{overtaken} to {address}");
         }

@@ -85,7 +85,9 @@ fn short_packets_do_not_overtake_long_ones() {
             (client.namespace(), bed.lan(), LAN4),
             (bed.lan(), client.namespace(), own.as_str()),
         ] {
-            let Arrived { count, overtaken } = datagrams::pass(from, to, address, GROUPS, &sizes)?;
+            let Arrived {
+                count, overtaken, ..
+            } = datagrams::pass(from, to, address, GROUPS, &sizes)?;
             ensure!(count == GROUPS * sizes.len(), "{count} to {address}");
             // A dataplane that gets no processor time is overtaken; without the rule it is in all groups.
             ensure!(overtaken < GROUPS / 5, "{overtaken} to {address}");

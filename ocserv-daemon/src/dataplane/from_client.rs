@@ -76,8 +76,7 @@ impl Worker {
             .deliver
             .iter()
             .filter_map(|d| batch.bytes(d.index).get(d.range.clone()));
-        let sent = self.out.tun.send_batch(packets);
-        self.strays.tun += (sent.full + sent.refused) as u64;
+        self.strays.tun += self.out.deliver(packets) as u64;
         self.meter_received(now, batch, begun);
         self.flush_control(now);
         Ok(())

@@ -79,8 +79,7 @@ impl Worker {
             .deliver
             .iter()
             .filter_map(|d| batch.message(d.index).get(d.range.clone()));
-        let sent = self.out.tun.send_batch(packets);
-        self.strays.tun += (sent.full + sent.refused) as u64;
+        self.strays.tun += self.out.deliver(packets) as u64;
         self.flush_control(now);
         if !matches!(state, Ok(LinkState::Open)) {
             tracing::debug!(gate = gate.0, "a gate closed its packet link");

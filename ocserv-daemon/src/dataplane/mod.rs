@@ -27,6 +27,7 @@ mod session;
 mod session_mtu;
 mod table;
 mod to_client;
+mod trouble;
 mod worker;
 
 use std::os::fd::OwnedFd;

@@ -50,6 +50,8 @@ pub struct Strays {
     pub foreign: u64,
     /// Packets that the tun device did not take.
     pub tun: u64,
+    /// Control packets and handshakes that the UDP sockets did not take.
+    pub unsent: u64,
 }
 
 /// What a thread works with.
@@ -70,6 +72,8 @@ pub struct Worker {
     pub(super) deliver: Vec<Delivery>,
     /// Packets of the tun batch that go by CSTP.
     pub(super) by_cstp: Vec<CstpItem>,
+    /// Those of them that share messages, as they stand there.
+    pub(super) packed: Vec<u8>,
     /// Sessions of the packets of the tun batch.
     pub(super) owners: Vec<u32>,
     /// Where costs decide about paths.
@@ -145,6 +149,7 @@ impl Worker {
             scratch: Vec::with_capacity(MAX_DATAGRAM),
             deliver: Vec::with_capacity(BATCH),
             by_cstp: Vec::with_capacity(BATCH),
+            packed: Vec::new(),
             owners: Vec::with_capacity(BATCH),
             meter: costs.map(Meter::new),
             logged: Strays::default(),
@@ -301,6 +306,7 @@ impl Worker {
         }
         self.flush_control(now);
         self.tell_costs();
+        self.out.tell_troubles(self.id);
         if self.strays != self.logged {
             tracing::debug!(thread = self.id, strays = ?self.strays, "packets of no session");
             self.logged = self.strays;
@@ -319,13 +325,12 @@ impl Worker {
     /// Sends the control packets of this batch. Those too long for the path go again with one byte
     /// (protocol.md 9).
     pub(super) fn flush_control(&mut self, now: Now) {
-        let Self { out, table, .. } = self;
+        let Self {
+            out, table, strays, ..
+        } = self;
         out.flush();
-        let too_long = out.take_too_long();
-        if too_long.is_empty() {
-            return;
-        }
-        for tag in too_long {
+        strays.unsent += out.lost().len() as u64;
+        while let Some(tag) = out.next_too_long() {
             too_long_for_path(out, table, now, tag);
         }
         out.flush();

@@ -25,7 +25,7 @@ use super::setup::VhostFiles;
 use super::shards::Shards;
 use super::state::Slots;
 use super::stats::Stats;
-use super::{Event, Supervisor, accept, check, control, kernel_link, listen, opening};
+use super::{Event, Supervisor, accept, check, control, kernel_link, listen, opening, tun_watch};
 use crate::cli::Options;
 use crate::logging;
 
@@ -256,6 +256,7 @@ fn build(
         reload_wanted: false,
         dataplane: None,
         dataplane_starts: 0,
+        dataplane_since: Instant::now(),
         questions: HashMap::new(),
         next_question: 0,
         device,
@@ -397,6 +398,7 @@ impl Supervisor {
     pub async fn open_for_business(&mut self) -> anyhow::Result<()> {
         self.network.up().await?;
         self.take_server_addresses().await?;
+        tun_watch::watch(self.network.index(), self.events.clone())?;
         self.start_kernel_path().await;
         self.start_dataplane()?;
         self.start_gates();

@@ -23,6 +23,8 @@ pub struct Sent {
     pub full: usize,
     /// Packets that it refused: not IP, or the device is down.
     pub refused: usize,
+    /// Why the last packet that it did not take was not taken.
+    pub error: Option<i32>,
 }
 
 /// One queue of the device.

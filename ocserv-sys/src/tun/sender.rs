@@ -121,6 +121,9 @@ pub fn count(counts: &mut Sent, result: Result<(), Errno>, packets: usize) {
         Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => counts.full += packets,
         Err(_) => counts.refused += packets,
     }
+    if let Err(error) = result {
+        counts.error = Some(error as i32);
+    }
 }
 
 #[cfg(test)]

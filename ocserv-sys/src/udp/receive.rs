@@ -159,16 +159,10 @@ impl RxBatch {
         let Ok(received) = usize::try_from(received) else {
             let error = io::Error::last_os_error();
             return match error.raw_os_error() {
-                // The latter are answers to datagrams sent earlier, told once.
-                Some(
-                    libc::EAGAIN
-                    | libc::EINTR
-                    | libc::ECONNREFUSED
-                    | libc::EHOSTUNREACH
-                    | libc::ENETUNREACH
-                    | libc::EMSGSIZE,
-                ) => Ok(0),
-                _ => Err(error),
+                // Others are told once and then forgotten: answers to datagrams sent earlier, want of
+                // memory, an administrator's `ss --kill`. The socket lives.
+                Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => Err(error),
+                _ => Ok(0),
             };
         };
         for index in 0..received {

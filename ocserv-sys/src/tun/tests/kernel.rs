@@ -200,12 +200,17 @@ fn the_kernel_cuts_what_we_put_together_into_what_it_was() {
 
 /// Packets that the host got from the device; of a super-packet it counts one.
 pub fn received(device: &TunDevice) -> u64 {
+    counted(device, "RX:")
+}
+
+/// Packets of one direction.
+pub fn counted(device: &TunDevice, direction: &str) -> u64 {
     let output = Command::new("ip")
         .args(["-s", "-o", "link", "show", "dev", device.name()])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let counts = text.split("RX:").nth(1).unwrap().split('\\').nth(1);
+    let counts = text.split(direction).nth(1).unwrap().split('\\').nth(1);
     let mut counts = counts.unwrap().split_whitespace();
     counts.nth(1).unwrap().parse().unwrap()
 }
