@@ -12,6 +12,7 @@ mod memory;
 mod records;
 mod report;
 mod side;
+mod targets;
 mod throughput;
 
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::Scale;
 use crate::records::Table;
 use crate::side::SideName;
+use crate::targets::{self, Verdict};
 
 /// Which way is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +35,8 @@ pub struct Report {
     figures: Vec<Figure>,
     /// What packets cost.
     pub records: Table,
+    /// How it stands with the project's aims; filled in at the end.
+    targets: Vec<Verdict>,
     #[serde(skip)]
     started: Instant,
 }
@@ -72,6 +75,7 @@ impl Report {
             ciphers: Vec::new(),
             figures: Vec::new(),
             records: Table::default(),
+            targets: Vec::new(),
             started: Instant::now(),
         }
     }
@@ -112,9 +116,17 @@ impl Report {
         println!("[{:>3.0} s] {line}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Notes the load at the end of the run.
+    /// Notes the load at the end of the run, and judges what was measured.
     pub fn end(&mut self) {
         self.load_at_end = load();
+        self.targets = targets::judge(self);
+    }
+
+    /// What ours has of a figure as a multiple of the reference's, by medians; `None` if one of them was
+    /// not measured.
+    pub fn ratio(&self, name: &str) -> Option<f64> {
+        let figure = self.figures.iter().find(|figure| figure.name == name)?;
+        figure.ratio()
     }
 
     /// Writes everything, each sample included.
@@ -138,6 +150,13 @@ impl Report {
             let _ = writeln!(text, "- {cipher}");
         }
         text.push_str(&self.records.markdown());
+        text.push_str(&self.figures_markdown());
+        text.push_str(&targets::markdown(&self.targets));
+        text
+    }
+
+    fn figures_markdown(&self) -> String {
+        let mut text = String::new();
         if self.figures.is_empty() {
             return text;
         }
@@ -166,11 +185,14 @@ impl Figure {
         }
     }
 
+    fn ratio(&self) -> Option<f64> {
+        Some(self.ours.median()? / self.reference.median()?)
+    }
+
     fn verdict(&self) -> String {
-        let (Some(reference), Some(ours)) = (self.reference.median(), self.ours.median()) else {
+        let Some(ratio) = self.ratio() else {
             return "| ".to_owned();
         };
-        let ratio = ours / reference;
         let is_good = match self.better {
             Better::Higher => ratio >= 1.0,
             Better::Lower => ratio <= 1.0,

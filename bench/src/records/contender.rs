@@ -26,16 +26,21 @@ pub enum Kind {
     OursUser,
     /// Ours as it comes, `xdp = auto`.
     OursKernel,
+    /// Ours past the host's stack, `xdp-forward = direct`.
+    OursDirect,
 }
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Plain,
         Self::Reference,
         Self::OursUser,
         Self::OursKernel,
+        Self::OursDirect,
     ];
+    /// Ours, in the same order.
+    pub const OURS: [Self; 3] = [Self::OursUser, Self::OursKernel, Self::OursDirect];
 
     /// As it stands in tables.
     pub const fn text(self) -> &'static str {
@@ -44,14 +49,31 @@ impl Kind {
             Self::Reference => "ocserv 1.1.6",
             Self::OursUser => "ours, xdp = off",
             Self::OursKernel => "ours, xdp = auto",
+            Self::OursDirect => "ours, xdp-forward = direct",
         }
+    }
+
+    /// Where there is little room.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Reference => "ocserv",
+            Self::OursUser => "off",
+            Self::OursKernel => "auto",
+            Self::OursDirect => "direct",
+        }
+    }
+
+    /// Whether the kernel path is on.
+    pub const fn has_kernel_path(self) -> bool {
+        matches!(self, Self::OursKernel | Self::OursDirect)
     }
 
     /// The program that it needs; plain forwarding takes any bed.
     pub const fn side(self) -> SideName {
         match self {
             Self::Reference => SideName::Reference,
-            Self::Plain | Self::OursUser | Self::OursKernel => SideName::Ours,
+            _ => SideName::Ours,
         }
     }
 }
@@ -139,7 +161,7 @@ impl Contender {
     /// When `occtl` fails.
     pub fn passed(&self) -> Result<Option<(u64, u64)>> {
         let server = self.server.as_ref();
-        let Some(server) = server.filter(|_| self.kind == Kind::OursKernel) else {
+        let Some(server) = server.filter(|_| self.kind.has_kernel_path()) else {
             return Ok(None);
         };
         let packets = datapath::packets(server)?;
@@ -175,14 +197,24 @@ fn serve(kind: Kind, side: &Side, max_record: Option<u32>) -> Result<Server> {
     let config = match kind {
         Kind::Plain | Kind::Reference => config,
         Kind::OursUser => config.set("xdp", "off"),
-        Kind::OursKernel => match max_record {
-            Some(bytes) => config.set("xdp-max-record", &bytes.to_string()),
-            None => config,
+        Kind::OursKernel => config.set("xdp", "auto"),
+        Kind::OursDirect => {
+            // A veth takes what XDP sends only if its peer has NAPI.
+            for end in [side.bed().client(0), side.bed().lan()] {
+                end.must("ethtool", &["-K", "eth0", "gro", "on"])?;
+            }
+            config
+                .set("xdp", "auto")
+                .set("xdp-forward", "direct")
+                .set("xdp-lan-interface", "lan0")
         }
-        .set("xdp", "auto"),
+    };
+    let config = match max_record {
+        Some(bytes) if kind.has_kernel_path() => config.set("xdp-max-record", &bytes.to_string()),
+        _ => config,
     };
     let server = side.start_with(&config)?;
-    if kind == Kind::OursKernel {
+    if kind.has_kernel_path() {
         let is_on = || Datapath::of(&server).is_ok_and(|datapath| datapath.is_on());
         wait::until_true("the kernel path", wait::SHORT, is_on)?;
     }

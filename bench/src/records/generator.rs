@@ -58,8 +58,8 @@ impl Burst {
 /// Where datagrams arrive.
 pub struct Sinks<'a> {
     ports: Vec<&'a UdpPort>,
-    /// Length of what counts, for each port.
-    expected: Vec<usize>,
+    /// Lengths of what counts, for each port.
+    expected: Vec<Vec<usize>>,
     poller: Poller,
     ready: Vec<u64>,
     batch: RxBatch,
@@ -68,11 +68,11 @@ pub struct Sinks<'a> {
 }
 
 impl<'a> Sinks<'a> {
-    /// Sockets, each with the length of the datagrams that count.
+    /// Sockets, each with the lengths of the datagrams that count.
     ///
     /// # Errors
     /// When there are too many open files.
-    pub fn new(ports: impl IntoIterator<Item = (&'a UdpPort, usize)>) -> Result<Self> {
+    pub fn new(ports: impl IntoIterator<Item = (&'a UdpPort, Vec<usize>)>) -> Result<Self> {
         let (ports, expected): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let poller = Poller::new(ports.len())?;
         for (token, port) in (0..).zip(&ports) {
@@ -110,8 +110,8 @@ impl<'a> Sinks<'a> {
         for token in &self.ready {
             let index = *token as usize;
             let count = self.ports[index].recv_batch(&mut self.batch)?;
-            let expected = self.expected[index];
-            let good = (0..count).filter(|at| self.batch.bytes(*at).len() == expected);
+            let expected = &self.expected[index];
+            let good = (0..count).filter(|at| expected.contains(&self.batch.bytes(*at).len()));
             let good: Vec<_> = good.collect();
             arrived += good.len();
             self.strangers += count - good.len();
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn all_that_was_sent_is_counted() {
         let (one, other, sink) = (port(), port(), port());
-        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let mut sinks = Sinks::new([(&sink, vec![100])]).unwrap();
         let burst = burst(1000, sink.local_addr(), 100);
         let mut generator = Generator::new();
         let moved = generator.run(&burst, &[&one, &other], &mut sinks).unwrap();
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn what_arrives_elsewhere_or_otherwise_is_lost() {
         let (one, other, sink) = (port(), port(), port());
-        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let mut sinks = Sinks::new([(&sink, vec![100])]).unwrap();
         let mut generator = Generator::new();
         let lost = [
             burst(WINDOW, one.local_addr(), 100),

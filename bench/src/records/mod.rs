@@ -1,6 +1,7 @@
 //! Processor time of the gateway for each packet: records that the load generator sealed itself, in
 //! a closed loop, so that no client program is in the way.
 
+mod case;
 mod contender;
 mod cores;
 mod generator;
@@ -14,9 +15,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde::Serialize;
 
-use self::contender::{Contender, Kind};
+use self::case::Choice;
+use self::contender::Contender;
 use self::cores::Meter;
 use self::generator::{Burst, Generator, Moved};
 use self::path::{Path, Sockets};
@@ -24,55 +25,23 @@ use crate::Scale;
 use crate::report::Report;
 use crate::side::{SideName, client_cpus, on_cpus};
 
+pub use self::case::{Case, Direction, Traffic};
+pub use self::contender::Kind;
 pub use self::table::Table;
 
 /// Datagrams that are made ahead and then sent at once.
 const BURST: usize = 4096;
 /// A sample with more losses than this share is none.
 const MOST_LOST: f64 = 0.05;
-/// Inner flows of the cases with many.
-const MANY_FLOWS: usize = 64;
-/// Sizes and numbers of sessions of a full run, and of a quick one.
-const SIZES: [usize; 5] = [64, 256, 512, 1024, 1400];
-const QUICK_SIZES: [usize; 2] = [64, 1400];
-const SESSIONS: [usize; 3] = [1, 64, 256];
-const QUICK_SESSIONS: [usize; 2] = [1, 64];
 
 /// What of the figure is wanted.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Sizes of inner packets of the figure `records`, in bytes.
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(64..=1400))]
-    sizes: Vec<u16>,
-    /// Numbers of sessions of the figure `records`.
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4000))]
-    sessions: Vec<u16>,
+    #[command(flatten)]
+    choice: Choice,
     /// `xdp-max-record` of ours with the kernel path, in the figure `records`; its default otherwise.
     #[arg(long)]
     max_record: Option<u32>,
-}
-
-/// From where to where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// From clients to the lan.
-    Up,
-    /// From the lan to clients.
-    Down,
-}
-
-/// A row of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Case {
-    /// Which way.
-    pub direction: Direction,
-    /// Sessions that take turns, packet by packet.
-    pub sessions: usize,
-    /// Inner flows of each session.
-    pub flows: usize,
-    /// Bytes of an inner packet, headers included.
-    pub size: usize,
 }
 
 /// What a sample consists of.
@@ -148,7 +117,7 @@ fn measure_all(
     scale: Scale,
     report: &mut Report,
 ) -> Result<()> {
-    for sessions in chosen(&options.sessions, scale, &SESSIONS, &QUICK_SESSIONS) {
+    for sessions in options.choice.crowds(scale) {
         for contender in &mut *contenders {
             contender
                 .log_in(sessions)
@@ -157,7 +126,7 @@ fn measure_all(
                 report.records.note_cipher(contender.kind(), cipher);
             }
         }
-        for case in cases(sessions, options, scale) {
+        for case in options.choice.cases(sessions, scale) {
             for round in 1..=scale.rounds {
                 for contender in &*contenders {
                     run_round(contender, case, round, scale, report)
@@ -197,39 +166,6 @@ fn run_round(
 fn share(before: Option<(u64, u64)>, after: Option<(u64, u64)>) -> Option<f64> {
     let ((kernel_before, all_before), (kernel, all)) = (before?, after?);
     Some((kernel - kernel_before) as f64 / (all - all_before) as f64)
-}
-
-/// The rows for so many sessions. Only a single session is measured with many flows as well: the
-/// sessions of a crowd are flows already.
-fn cases(sessions: usize, options: &Options, scale: Scale) -> Vec<Case> {
-    let sizes = chosen(&options.sizes, scale, &SIZES, &QUICK_SIZES);
-    let flows: &[usize] = if sessions == 1 {
-        &[1, MANY_FLOWS]
-    } else {
-        &[1]
-    };
-    let mut cases = Vec::new();
-    for direction in [Direction::Up, Direction::Down] {
-        for flows in flows {
-            cases.extend(sizes.iter().map(|size| Case {
-                direction,
-                sessions,
-                flows: *flows,
-                size: *size,
-            }));
-        }
-    }
-    cases
-}
-
-fn chosen(wanted: &[u16], scale: Scale, full: &[usize], quick: &[usize]) -> Vec<usize> {
-    if !wanted.is_empty() {
-        let mut wanted: Vec<_> = wanted.iter().copied().map(usize::from).collect();
-        // Sessions are added to those that are open.
-        wanted.sort_unstable();
-        return wanted;
-    }
-    if scale.is_quick { quick } else { full }.to_vec()
 }
 
 /// Sends bursts until their time adds up to `span`.
@@ -275,21 +211,5 @@ impl Way {
         let processor = self.meter.read()?.saturating_sub(before);
         path.check()?;
         Ok((moved, processor))
-    }
-}
-
-impl std::fmt::Display for Case {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let direction = match self.direction {
-            Direction::Up => "up",
-            Direction::Down => "down",
-        };
-        let plural = |count: usize| if count == 1 { "" } else { "s" };
-        let (sessions, flows) = (self.sessions, self.flows);
-        write!(f, "{direction}, {sessions} session{}", plural(sessions))?;
-        if sessions == 1 {
-            write!(f, ", {flows} flow{}", plural(flows))?;
-        }
-        write!(f, ", {} B", self.size)
     }
 }

@@ -7,12 +7,12 @@ use ocserv_sys::udp::{self, PathMtu, UdpPort};
 use ocserv_tests::Namespace;
 use ocserv_tests::bed::{GATEWAY4, LAN4, PORT, Site};
 
+use super::case::{Case, Direction};
 use super::contender::{Contender, Kind};
 use super::cores;
 use super::generator::{Burst, Sinks};
 use super::packet;
 use super::session::Session;
-use super::{Case, Direction};
 
 /// Where inner packets go.
 const SINK_PORT: u16 = 9000;
@@ -66,8 +66,6 @@ pub struct Path<'a> {
     pub out: Vec<&'a UdpPort>,
     /// Sockets to receive on.
     pub sinks: Sinks<'a>,
-    /// For each session its inner packets, one for each flow.
-    templates: Vec<Vec<Vec<u8>>>,
 }
 
 impl<'a> Path<'a> {
@@ -76,15 +74,20 @@ impl<'a> Path<'a> {
     /// # Errors
     /// When there are too many open files.
     pub fn new(case: Case, sessions: &'a [Session], sockets: &'a Sockets) -> Result<Self> {
-        let plain = case.size - packet::HEADERS;
+        let lengths = |more: usize| {
+            let sizes = case.traffic.sizes().into_iter();
+            sizes.map(|size| size + more).collect::<Vec<_>>()
+        };
         let is_record = |way| case.direction == way && !sessions.is_empty();
         let records = sessions
             .iter()
-            .map(|session| (&session.port, case.size + session.overhead()));
+            .map(|session| (&session.port, lengths(session.overhead())));
         let sinks = if is_record(Direction::Down) {
             Sinks::new(records)
         } else {
-            Sinks::new([(&sockets.sink, plain)])
+            let mut lengths = lengths(0);
+            lengths.iter_mut().for_each(|size| *size -= packet::HEADERS);
+            Sinks::new([(&sockets.sink, lengths)])
         };
         let out = if is_record(Direction::Up) {
             sessions.iter().map(|session| &session.port).collect()
@@ -96,7 +99,6 @@ impl<'a> Path<'a> {
             sessions,
             out,
             sinks: sinks?,
-            templates: sessions.iter().map(|one| flows(one, case)).collect(),
         })
     }
 
@@ -125,26 +127,33 @@ impl<'a> Path<'a> {
     }
 
     fn push(&self, burst: &mut Burst, number: usize) -> Result<()> {
-        let length = self.case.size - packet::HEADERS;
+        let lanes = match self.sessions.len() {
+            0 => self.out.len(),
+            sessions => sessions,
+        };
+        let (lane, round) = (number % lanes, number / lanes);
+        // Each session gets all sizes, and neighbours get different ones.
+        let size = self.case.traffic.size(lane + round);
         let datagram = |out: &mut Vec<u8>| {
+            let length = size - packet::HEADERS;
             out.resize(out.len() + length, packet::FILLER);
             Ok(length)
         };
-        let Some(turn) = number.checked_rem(self.sessions.len()) else {
+        let Some(session) = self.sessions.get(lane) else {
             let to = match self.case.direction {
                 Direction::Up => LAN4.to_owned(),
                 Direction::Down => Site::new(0).address4(),
             };
-            let to = SocketAddr::new(to.parse()?, SINK_PORT);
-            return burst.push(number % self.out.len(), to, datagram);
+            return burst.push(lane, SocketAddr::new(to.parse()?, SINK_PORT), datagram);
         };
-        let session = &self.sessions[turn];
-        let flow = number / self.sessions.len() % self.case.flows;
+        let flow = round % self.case.flows;
         match self.case.direction {
             Direction::Up => {
                 let gateway = SocketAddr::new(GATEWAY4.parse()?, PORT);
-                let packet = &self.templates[turn][flow];
-                burst.push(turn, gateway, |out| session.seal(packet, out))
+                let from = SocketAddrV4::new(session.address, FLOW_PORT + u16::try_from(flow)?);
+                let to = SocketAddrV4::new(LAN4.parse()?, SINK_PORT);
+                let packet = packet::udp(from, to, size);
+                burst.push(lane, gateway, |out| session.seal(&packet, out))
             }
             Direction::Down => {
                 let lease = SocketAddr::from((session.address, SINK_PORT));
@@ -170,15 +179,4 @@ impl<'a> Path<'a> {
             }
         }
     }
-}
-
-fn flows(session: &Session, case: Case) -> Vec<Vec<u8>> {
-    let Ok(lan) = LAN4.parse() else {
-        return Vec::new();
-    };
-    let to = SocketAddrV4::new(lan, SINK_PORT);
-    let ports = (FLOW_PORT..).take(case.flows);
-    ports
-        .map(|port| packet::udp(SocketAddrV4::new(session.address, port), to, case.size))
-        .collect()
 }
