@@ -155,6 +155,11 @@ fn run(options: &Options) -> Result<()> {
         started.elapsed().as_secs_f64(),
         options.json.display()
     );
+    let beside = options.json.with_extension("svg");
+    let picture = options.records.svg.as_ref().unwrap_or(&beside);
+    if report.write_svg(picture)? {
+        println!("the costs of packets as a picture: {}", picture.display());
+    }
     Ok(())
 }
 

@@ -137,6 +137,18 @@ impl Report {
         write_json(path, self)
     }
 
+    /// Writes the picture of what packets cost, and returns whether there is one.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_svg(&self, path: &Path) -> Result<bool> {
+        let Some(picture) = self.records.svg(&self.machine.shown()) else {
+            return Ok(false);
+        };
+        write(path, &picture)?;
+        Ok(true)
+    }
+
     /// The table for `docs/benchmarks.md`.
     pub fn markdown(&self) -> String {
         let mut text = format!(
@@ -225,13 +237,17 @@ impl Samples {
         Some(f64::midpoint(sorted[middle - 1], upper))
     }
 
+    /// The least and the most; `None` without any.
+    pub fn extremes(&self) -> Option<(f64, f64)> {
+        let samples = || self.0.iter().copied();
+        Some((samples().reduce(f64::min)?, samples().reduce(f64::max)?))
+    }
+
     /// The median, with the least and the most.
     pub fn shown(&self) -> String {
-        let Some(median) = self.median() else {
+        let (Some(median), Some((least, most))) = (self.median(), self.extremes()) else {
             return "–".to_owned();
         };
-        let least = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if self.0.len() < 2 {
             return digits(median);
         }
@@ -280,11 +296,15 @@ impl Machine {
 /// # Errors
 /// When it cannot be written.
 pub fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    write(path, &text)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    let mut text = serde_json::to_string_pretty(report)?;
-    text.push('\n');
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 

@@ -78,6 +78,14 @@ impl Traffic {
         }
     }
 
+    /// As it stands below an axis of bytes.
+    pub fn label(self) -> String {
+        match self {
+            Self::Udp(size) => size.to_string(),
+            Self::Imix => self.into(),
+        }
+    }
+
     /// All sizes that there are.
     pub fn sizes(self) -> Vec<usize> {
         match self {

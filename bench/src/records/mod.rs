@@ -7,9 +7,11 @@ mod cores;
 mod generator;
 mod packet;
 mod path;
+mod plot;
 mod session;
 mod table;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -42,6 +44,9 @@ pub struct Options {
     /// `xdp-max-record` of ours with the kernel path, in the figure `records`; its default otherwise.
     #[arg(long)]
     max_record: Option<u32>,
+    /// Where the picture of the figure `records` goes; beside the JSON result otherwise.
+    #[arg(long)]
+    pub svg: Option<PathBuf>,
 }
 
 /// What a sample consists of.

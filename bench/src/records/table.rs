@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Case, Kind, Sample};
+use super::plot::{Panel, Place, Plot, Point};
+use super::{Case, Direction, Kind, Sample, Traffic};
 use crate::report::{Samples, digits};
 
 /// All samples of all cases.
@@ -114,6 +115,49 @@ impl Table {
         text
     }
 
+    /// The costs as a picture; `None` if nothing was measured.
+    pub fn svg(&self, machine: &str) -> Option<String> {
+        let crowds = distinct(self.rows.iter().map(|row| row.case.crowd()));
+        let panels = |way| {
+            let panels = crowds.iter().map(|crowd| self.panel(way, crowd));
+            panels.collect()
+        };
+        let plot = Plot {
+            title: format!("Gateway's processor time for each packet; {machine}"),
+            series: Kind::ALL.map(Kind::text).to_vec(),
+            rows: Direction::ALL.map(panels).into(),
+        };
+        (!self.rows.is_empty()).then(|| plot.svg())
+    }
+
+    fn panel(&self, direction: Direction, crowd: &str) -> Panel {
+        let rows = self.rows.iter();
+        let rows = rows.filter(|row| row.case.direction == direction && row.case.crowd() == crowd);
+        let rows: Vec<_> = rows.collect();
+        let place = |row: &&Row| Place {
+            label: row.case.traffic.label(),
+            continues: matches!(row.case.traffic, Traffic::Udp(_)),
+        };
+        let points = |kind: Kind| {
+            let cells = rows.iter().map(|row| &row.cells[kind as usize]);
+            let points = cells.map(|cell| {
+                let median = cell.cost_ns.median()?;
+                let (least, most) = cell.cost_ns.extremes()?;
+                Some(Point {
+                    median,
+                    least,
+                    most,
+                })
+            });
+            points.collect()
+        };
+        Panel {
+            title: format!("{}, {crowd}", direction.text()),
+            places: rows.iter().map(place).collect(),
+            points: Kind::ALL.map(points).into(),
+        }
+    }
+
     fn part(&self, text: &mut String, titles: &[String], cells: impl Fn(&Row) -> Vec<String>) {
         let _ = writeln!(text, "| | {} |", titles.join(" | "));
         let _ = writeln!(text, "|---|{}", "---:|".repeat(titles.len()));
@@ -138,6 +182,16 @@ impl Row {
             _ => "–".to_owned(),
         }
     }
+}
+
+fn distinct(words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for word in words {
+        if !found.contains(&word) {
+            found.push(word);
+        }
+    }
+    found
 }
 
 impl Cell {
@@ -170,6 +224,7 @@ mod tests {
     fn ratios_are_those_of_medians() {
         let mut table = Table::default();
         assert_eq!(table.markdown(), "");
+        assert_eq!(table.svg("x"), None);
         let costs = [
             (Kind::Plain, 2),
             (Kind::Reference, 20),
@@ -198,5 +253,10 @@ mod tests {
                 "| up, 64 sessions, IMIX | 50.0 | – |",
             ]
         );
+        let picture = table.svg("a machine").unwrap();
+        assert!(picture.contains("up, 64 sessions") && picture.contains(">IMIX<"));
+        for kind in Kind::ALL {
+            assert!(picture.contains(&format!("<title>{}</title>", kind.text())));
+        }
     }
 }
