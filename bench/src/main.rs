@@ -179,3 +179,13 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        super::Options::command().debug_assert();
+    }
+}

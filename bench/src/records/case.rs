@@ -27,6 +27,7 @@ const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1400, 64, 576, 64, 576, 64]
 
 /// Which cases are wanted.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Choice {
     /// Inner packets of the figure `records`: sizes in bytes, or `imix`.
     #[arg(long, value_delimiter = ',')]

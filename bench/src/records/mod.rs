@@ -38,6 +38,7 @@ const MOST_LOST: f64 = 0.05;
 
 /// What of the figure is wanted.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Options {
     #[command(flatten)]
     choice: Choice,
