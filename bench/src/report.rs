@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::Scale;
-use crate::records::Table;
+use crate::records::{PeerTable, Table};
 use crate::side::SideName;
 use crate::targets::{self, Verdict};
 
@@ -35,6 +35,8 @@ pub struct Report {
     figures: Vec<Figure>,
     /// What packets cost.
     pub records: Table,
+    /// What packets cost with client programs, other VPNs' among them.
+    pub peers: PeerTable,
     /// How it stands with the project's aims; filled in at the end.
     targets: Vec<Verdict>,
     #[serde(skip)]
@@ -75,6 +77,7 @@ impl Report {
             ciphers: Vec::new(),
             figures: Vec::new(),
             records: Table::default(),
+            peers: PeerTable::default(),
             targets: Vec::new(),
             started: Instant::now(),
         }
@@ -162,6 +165,7 @@ impl Report {
             let _ = writeln!(text, "- {cipher}");
         }
         text.push_str(&self.records.markdown());
+        text.push_str(&self.peers.markdown());
         text.push_str(&self.figures_markdown());
         text.push_str(&targets::markdown(&self.targets));
         text

@@ -22,6 +22,8 @@ const SESSIONS: [usize; 3] = [1, 64, 256];
 const QUICK_SIZES: [usize; 2] = [64, 1400];
 const QUICK_SIZES_OF_CROWDS: [usize; 1] = [512];
 const QUICK_SESSIONS: [usize; 2] = [1, 64];
+/// Sizes with client programs.
+const SIZES_OF_PEERS: [usize; 2] = [64, 1400];
 /// The simple IMIX: of twelve packets seven are small, four middle, one is large.
 const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1400, 64, 576, 64, 576, 64];
 
@@ -29,7 +31,7 @@ const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1400, 64, 576, 64, 576, 64]
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct Choice {
-    /// Inner packets of the figure `records`: sizes in bytes, or `imix`.
+    /// Inner packets of the figure `records`: sizes in bytes, `imix`, `tcp`.
     #[arg(long, value_delimiter = ',')]
     sizes: Vec<Traffic>,
     /// Numbers of sessions of the figure `records`.
@@ -68,6 +70,8 @@ pub enum Traffic {
     Udp(usize),
     /// UDP of mixed sizes, the simple IMIX.
     Imix,
+    /// TCP data of a transfer, in order: segments of 1400 bytes.
+    Tcp,
 }
 
 impl Traffic {
@@ -76,6 +80,7 @@ impl Traffic {
         match self {
             Self::Udp(size) => size,
             Self::Imix => IMIX[number % IMIX.len()],
+            Self::Tcp => LONGEST,
         }
     }
 
@@ -84,6 +89,7 @@ impl Traffic {
         match self {
             Self::Udp(size) => size.to_string(),
             Self::Imix => self.into(),
+            Self::Tcp => "TCP".to_owned(),
         }
     }
 
@@ -97,6 +103,7 @@ impl Traffic {
                 sizes.dedup();
                 sizes
             }
+            Self::Tcp => vec![LONGEST],
         }
     }
 }
@@ -106,6 +113,7 @@ impl From<Traffic> for String {
         match traffic {
             Traffic::Udp(size) => format!("{size} B"),
             Traffic::Imix => "IMIX".to_owned(),
+            Traffic::Tcp => format!("TCP, {LONGEST} B"),
         }
     }
 }
@@ -117,8 +125,11 @@ impl FromStr for Traffic {
         if word.eq_ignore_ascii_case("imix") {
             return Ok(Self::Imix);
         }
+        if word.eq_ignore_ascii_case("tcp") {
+            return Ok(Self::Tcp);
+        }
         let Ok(size) = word.parse() else {
-            bail!("neither a number of bytes nor `imix`");
+            bail!("neither a number of bytes nor `imix` or `tcp`");
         };
         ensure!(
             (SHORTEST..=LONGEST).contains(&size),
@@ -201,6 +212,24 @@ impl Choice {
         cases
     }
 
+    /// The rows of client programs: one session, one flow, little and large packets. None if other
+    /// cases were asked for.
+    pub fn cases_of_peers(&self) -> Vec<Case> {
+        let is_single = self.sessions.is_empty() || self.sessions.contains(&1);
+        let traffic = SIZES_OF_PEERS.map(Traffic::Udp).into_iter();
+        let traffic = traffic.filter(|one| self.sizes.is_empty() || self.sizes.contains(one));
+        let traffic: Vec<_> = traffic.filter(|_| is_single).collect();
+        let case = |direction, traffic| Case {
+            direction,
+            sessions: 1,
+            flows: 1,
+            traffic,
+        };
+        let ways = Direction::ALL.into_iter();
+        ways.flat_map(|way| traffic.iter().map(move |one| case(way, *one)))
+            .collect()
+    }
+
     fn traffic(&self, direction: Direction, sessions: usize, scale: Scale) -> Vec<Traffic> {
         if !self.sizes.is_empty() {
             return self.sizes.clone();
@@ -214,6 +243,9 @@ impl Choice {
         let is_wanted = !scale.is_quick || direction == Direction::Up;
         if sessions == IMIX_SESSIONS && is_wanted {
             traffic.push(Traffic::Imix);
+        }
+        if sessions == 1 {
+            traffic.push(Traffic::Tcp);
         }
         traffic
     }
@@ -264,10 +296,26 @@ mod tests {
     }
 
     #[test]
+    fn client_programs_have_few_cases_and_none_that_were_not_asked_for() {
+        assert_eq!(ALL.cases_of_peers().len(), 4);
+        let large = Choice {
+            sizes: vec![Traffic::Udp(512), Traffic::Udp(1400)],
+            sessions: vec![1, 64],
+        };
+        assert_eq!(large.cases_of_peers().len(), 2);
+        let crowd = Choice {
+            sizes: Vec::new(),
+            sessions: vec![64],
+        };
+        assert_eq!(crowd.cases_of_peers(), []);
+    }
+
+    #[test]
     fn words_of_the_command_line() {
         let read = |word: &str| word.parse::<Traffic>().ok();
         assert_eq!(read("512"), Some(Traffic::Udp(512)));
         assert_eq!(read("imix"), Some(Traffic::Imix));
+        assert_eq!(read("TCP"), Some(Traffic::Tcp));
         assert_eq!([read("63"), read("1401"), read("x"), read("-1")], [None; 4]);
     }
 }

@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 use nix::unistd::Pid;
-use ocserv_tests::bed::GATEWAY4;
+use ocserv_tests::bed::{GATEWAY4, Site};
 use ocserv_tests::datapath::{self, Datapath};
 use ocserv_tests::{Bed, Server, wait};
 use serde::Serialize;
 
 use super::cores::{self, Meter};
 use super::path::RESERVED_PORTS;
+use super::sample::Subject;
 use super::session::Session;
 use crate::client::tls_settings;
 use crate::cost;
@@ -143,15 +144,20 @@ impl Contender {
         Some(format!("{:?}", first.cipher))
     }
 
-    /// The processor time of everything that moves packets in the gateway.
+    /// What a sample is taken of.
     ///
     /// # Errors
     /// When a process has ended.
-    pub fn meter(&self) -> Result<Meter> {
+    pub fn subject(&self) -> Result<Subject<'_>> {
         let server = self.server.as_ref();
         let processes = server.map_or(Ok(Vec::new()), |server| cost::pids(server.pid()))?;
         let processes = processes.into_iter().map(Pid::from_raw);
-        Meter::new(processes.chain(self.receivers.iter().copied()))
+        Ok(Subject {
+            bed: self.side.bed(),
+            sessions: &self.sessions,
+            client: Site::new(0).address4().parse()?,
+            meter: Meter::new(processes.chain(self.receivers.iter().copied()))?,
+        })
     }
 
     /// Packets that passed in the kernel, and all, since it was started; `None` where the kernel path
@@ -174,11 +180,6 @@ impl Contender {
         self.side.bed()
     }
 
-    /// Its sessions.
-    pub fn sessions(&self) -> &[Session] {
-        &self.sessions
-    }
-
     /// Stops it and removes its bed.
     ///
     /// # Errors
@@ -190,7 +191,11 @@ impl Contender {
     }
 }
 
-fn serve(kind: Kind, side: &Side, max_record: Option<u32>) -> Result<Server> {
+/// Starts the program of a kind.
+///
+/// # Errors
+/// When it does not start, or the kernel path is off that should be on.
+pub fn serve(kind: Kind, side: &Side, max_record: Option<u32>) -> Result<Server> {
     // Nobody answers the probes of a server that finds its clients silent.
     const SELDOM: &str = "3600";
     let config = side.config().set("dpd", SELDOM);

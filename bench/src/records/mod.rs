@@ -7,34 +7,29 @@ mod cores;
 mod generator;
 mod packet;
 mod path;
+mod peers;
 mod plot;
+mod raw;
+mod sample;
 mod session;
 mod table;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::case::Choice;
 use self::contender::Contender;
-use self::cores::Meter;
-use self::generator::{Burst, Generator, Moved};
-use self::path::{Path, Sockets};
 use crate::Scale;
 use crate::report::Report;
 use crate::side::{SideName, client_cpus, on_cpus};
 
 pub use self::case::{Case, Direction, Traffic};
 pub use self::contender::Kind;
+pub use self::peers::PeerTable;
 pub use self::table::Table;
-
-/// Datagrams that are made ahead and then sent at once.
-const BURST: usize = 4096;
-/// A sample with more losses than this share is none.
-const MOST_LOST: f64 = 0.05;
 
 /// What of the figure is wanted.
 #[derive(Debug, Args)]
@@ -48,41 +43,6 @@ pub struct Options {
     /// Where the picture of the figure `records` goes; beside the JSON result otherwise.
     #[arg(long)]
     pub svg: Option<PathBuf>,
-}
-
-/// What a sample consists of.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sample {
-    delivered: usize,
-    lost: usize,
-    wall: Duration,
-    processor: Duration,
-    /// Share of the packets that passed in the kernel, where that is known.
-    pub in_kernel: Option<f64>,
-}
-
-impl Sample {
-    fn add(&mut self, moved: Moved, processor: Duration) {
-        self.delivered += moved.delivered;
-        self.lost += moved.lost;
-        self.wall += moved.wall;
-        self.processor += processor;
-    }
-
-    /// Nanoseconds of the gateway's processor for each delivered packet.
-    pub fn cost(&self) -> f64 {
-        self.processor.as_secs_f64() * 1e9 / self.delivered as f64
-    }
-
-    /// Delivered packets a second.
-    pub fn rate(&self) -> f64 {
-        self.delivered as f64 / self.wall.as_secs_f64()
-    }
-
-    /// Share of the packets that got lost.
-    pub fn loss(&self) -> f64 {
-        self.lost as f64 / (self.delivered + self.lost) as f64
-    }
 }
 
 /// Measures all cases, the contenders in turns.
@@ -108,7 +68,11 @@ pub fn measure(
             .for_each(|contender| eprintln!("{}", contender.bed().logs()));
     }
     contenders.into_iter().try_for_each(Contender::close)?;
-    outcome
+    outcome?;
+    if only.is_none() {
+        peers::measure(&options.choice, scale, report).context("peers")?;
+    }
+    Ok(())
 }
 
 /// Each session has two sockets here. After the start of the servers, which shall not inherit it.
@@ -152,8 +116,9 @@ fn run_round(
     report: &mut Report,
 ) -> Result<()> {
     let cpus = client_cpus()?;
+    let subject = contender.subject()?;
     let before = contender.passed()?;
-    let mut sample = on_cpus(&cpus, || take_sample(contender, case, scale.packets))??;
+    let mut sample = on_cpus(&cpus, || sample::take(&subject, case, scale.packets))??;
     sample.in_kernel = share(before, contender.passed()?);
     report.records.add(case, contender.kind(), &sample);
     let in_kernel = sample.in_kernel.map(|share| share * 1e2);
@@ -172,50 +137,4 @@ fn run_round(
 fn share(before: Option<(u64, u64)>, after: Option<(u64, u64)>) -> Option<f64> {
     let ((kernel_before, all_before), (kernel, all)) = (before?, after?);
     Some((kernel - kernel_before) as f64 / (all - all_before) as f64)
-}
-
-/// Sends bursts until their time adds up to `span`.
-fn take_sample(contender: &Contender, case: Case, span: Duration) -> Result<Sample> {
-    let sockets = Sockets::open(contender, &case)?;
-    let mut path = Path::new(case, contender.sessions(), &sockets)?;
-    let mut way = Way {
-        meter: contender.meter()?,
-        generator: Generator::new(),
-        burst: Burst::default(),
-    };
-    // Neighbours are looked up, the ways of sessions settle.
-    way.run(&mut path)?;
-    let mut sample = Sample::default();
-    while sample.wall < span {
-        let (moved, processor) = way.run(&mut path)?;
-        sample.add(moved, processor);
-    }
-    let strangers = path.sinks.strangers();
-    ensure!(
-        sample.loss() <= MOST_LOST,
-        "{} of {} packets lost, {strangers} others arrived",
-        sample.lost,
-        sample.lost + sample.delivered
-    );
-    Ok(sample)
-}
-
-struct Way {
-    meter: Meter,
-    generator: Generator,
-    burst: Burst,
-}
-
-impl Way {
-    fn run(&mut self, path: &mut Path<'_>) -> Result<(Moved, Duration)> {
-        path.keep_alive()?;
-        path.fill(&mut self.burst, BURST)?;
-        let before = self.meter.read()?;
-        let moved = self
-            .generator
-            .run(&self.burst, &path.out, &mut path.sinks)?;
-        let processor = self.meter.read()?.saturating_sub(before);
-        path.check()?;
-        Ok((moved, processor))
-    }
 }

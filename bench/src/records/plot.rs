@@ -14,7 +14,7 @@ const STYLE: &str = "\
 /// Pixels: the part of a panel that has the lines, and what is around it.
 const WIDTH: f64 = 250.0;
 const HEIGHT: f64 = 210.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 70.0;
 const RIGHT: f64 = 14.0;
 const ABOVE: f64 = 26.0;
 const BELOW: f64 = 46.0;
@@ -125,7 +125,7 @@ impl Panel {
         label(text, "", at, "middle", "inner packet, bytes");
         let _ = writeln!(
             text,
-            "<text class=\"text\" text-anchor=\"middle\" transform=\"translate(-48 {}) \
+            "<text class=\"text\" text-anchor=\"middle\" transform=\"translate(-54 {}) \
              rotate(-90)\">ns a packet, log</text>",
             HEIGHT / 2.0
         );

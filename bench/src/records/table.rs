@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::plot::{Panel, Place, Plot, Point};
-use super::{Case, Direction, Kind, Sample, Traffic};
+use super::sample::Sample;
+use super::{Case, Direction, Kind, Traffic};
 use crate::report::{Samples, digits};
 
 /// All samples of all cases.
@@ -211,7 +212,8 @@ mod tests {
     use std::time::Duration;
 
     use super::{Kind, Table};
-    use crate::records::{Case, Direction, Sample, Traffic};
+    use crate::records::sample::Sample;
+    use crate::records::{Case, Direction, Traffic};
 
     const CASE: Case = Case {
         direction: Direction::Up,
