@@ -180,6 +180,8 @@ pub struct Moved {
     pub delivered: usize,
     /// Datagrams that did not.
     pub lost: usize,
+    /// Those of them that the kernel did not take.
+    pub refused: usize,
     /// From the first sent to the last received.
     pub wall: Duration,
 }
@@ -215,7 +217,9 @@ impl Generator {
             while sent < burst.items.len() && sent + CHUNK <= moved.delivered + moved.lost + WINDOW
             {
                 let chunk = &burst.items[sent..(sent + CHUNK).min(burst.items.len())];
-                moved.lost += self.send(chunk, &burst.bytes[offset..], ports);
+                let refused = self.send(chunk, &burst.bytes[offset..], ports);
+                moved.lost += refused;
+                moved.refused += refused;
                 sent += chunk.len();
                 offset += chunk.iter().map(|item| item.len).sum::<usize>();
             }

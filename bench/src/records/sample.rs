@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ocserv_tests::Bed;
 
 use super::Case;
@@ -112,7 +112,9 @@ impl Way<'_> {
             .generator
             .run(&self.burst, &path.out, &mut path.sinks)?;
         let processor = self.meter.read()?.saturating_sub(before);
-        path.check()?;
+        let strangers = path.sinks.strangers();
+        path.check()
+            .with_context(|| format!("{moved:?}, {strangers} others arrived"))?;
         Ok((moved, processor))
     }
 }
