@@ -54,9 +54,11 @@ pub fn measure(sides: &[Side], scale: Scale, report: &mut Report) -> Result<()> 
 fn weigh(side: &Side, server: &Server, idle: u64, count: usize, report: &mut Report) -> Result<()> {
     let all = cost::memory(server.pid())?;
     let processes = cost::pids(server.pid())?.len();
-    let each = |bytes: u64| bytes as f64 / count as f64 / KIB;
-    let (share, more) = (each(all), each(all.saturating_sub(idle)));
-    let total = all as f64 / MIB;
+    let (all, idle) = (all as f64, idle as f64);
+    let each = |bytes: f64| bytes / count as f64 / KIB;
+    // Below zero, if other processes have come to share more of its pages than the sessions took.
+    let (share, more) = (each(all), each(all - idle));
+    let total = all / MIB;
     let mut add = |name: &str, unit, value| {
         report.add(name, unit, Better::Lower, side.name(), value);
     };
