@@ -20,6 +20,8 @@ const ABOVE: f64 = 26.0;
 const BELOW: f64 = 46.0;
 /// Of the legend above all.
 const LEGEND: f64 = 62.0;
+/// Between the points of two series at one place.
+const ASIDE: f64 = 4.0;
 /// An entry of it.
 const ENTRY: f64 = 190.0;
 
@@ -145,7 +147,9 @@ impl Panel {
                     before = None;
                     continue;
                 };
-                let here = (self.x(at), scale.y(point.median));
+                // Side by side, so that none hides another.
+                let x = self.x(at) + (index as f64 - series.len() as f64 / 2.0) * ASIDE;
+                let here = (x, scale.y(point.median));
                 if let Some(before) = before.filter(|_| place.continues) {
                     line(text, "line", before, here);
                 }

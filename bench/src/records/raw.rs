@@ -65,12 +65,7 @@ impl RawPort {
             let Some(data) = packet::tcp_payload(&buffer[..length], port) else {
                 continue;
             };
-            if data.is_empty() || data.len() % payload != 0 {
-                segments.others += 1;
-                continue;
-            }
-            segments.good += data.len() / payload;
-            segments.last = data[data.len() - payload..].to_vec();
+            segments.add(data, payload);
         }
         Ok(segments)
     }
@@ -93,6 +88,17 @@ pub struct Segments {
     pub last: Vec<u8>,
 }
 
+impl Segments {
+    fn add(&mut self, data: &[u8], payload: usize) {
+        if data.is_empty() || !data.len().is_multiple_of(payload) {
+            self.others += 1;
+            return;
+        }
+        self.good += data.len() / payload;
+        self.last = data[data.len() - payload..].to_vec();
+    }
+}
+
 /// While it lives, a namespace does not refuse connections.
 pub struct Silence(Namespace);
 
@@ -111,5 +117,22 @@ impl Drop for Silence {
     fn drop(&mut self) {
         // The namespace may have gone, and its rules with it.
         let _ = self.0.nft("delete table inet silence");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Segments;
+
+    #[test]
+    fn merged_segments_count_as_what_they_were() {
+        let mut segments = Segments::default();
+        segments.add(&[1; 100], 100);
+        segments.add(&[2; 300], 100);
+        for odd in [0, 99, 250] {
+            segments.add(&[3; 300][..odd], 100);
+        }
+        assert_eq!((segments.good, segments.others), (4, 3));
+        assert_eq!(segments.last, [2; 100]);
     }
 }
