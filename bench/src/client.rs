@@ -17,6 +17,8 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 const STALL: Duration = Duration::from_secs(30);
 /// Forms until the cookie; both programs need one or two.
 const MOST_FORMS: usize = 4;
+/// A CSTP frame: DISCONNECT with the reason "by the user" (protocol.md 11).
+const SIGN_OFF: [u8; 9] = *b"STF\x01\x00\x01\x05\x00\xb0";
 const LONGEST_ANSWER: usize = 64 * 1024;
 /// What DTLS-PSK keys are exported by (protocol.md 1.12).
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-openconnect-psk";
@@ -139,6 +141,16 @@ impl Connection {
         self.stream.conn.send_close_notify();
         // The server may have closed already.
         let _ = self.stream.flush();
+    }
+
+    /// Ends the session of this connection for good; its cookie is worth nothing from then on.
+    ///
+    /// # Errors
+    /// When the server has closed already.
+    pub fn sign_off(mut self) -> Result<()> {
+        self.stream.write_all(&SIGN_OFF).context("DISCONNECT")?;
+        self.close();
+        Ok(())
     }
 
     fn post(&mut self, path: &str, kind: &str, inner: &str) -> Result<String> {

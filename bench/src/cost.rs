@@ -34,10 +34,22 @@ pub fn processor_time(root: i32) -> Result<Duration> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn memory(root: i32) -> Result<u64> {
+    memory_of(root, "Pss:")
+}
+
+/// The part of [`memory`] that belongs to no file: it does not depend on who else runs the program.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn anonymous_memory(root: i32) -> Result<u64> {
+    memory_of(root, "Pss_Anon:")
+}
+
+fn memory_of(root: i32, field: &str) -> Result<u64> {
     let processes = processes()?;
     Ok(tree(root, &processes)
         .into_iter()
-        .map(|pid| proportional_set_size(pid).unwrap_or(0))
+        .map(|pid| proportional_set_size(pid, field).unwrap_or(0))
         .sum())
 }
 
@@ -91,10 +103,10 @@ fn tree(root: i32, processes: &HashMap<i32, Process>) -> Vec<i32> {
     found
 }
 
-fn proportional_set_size(pid: i32) -> Option<u64> {
+fn proportional_set_size(pid: i32, field: &str) -> Option<u64> {
     const KIB: u64 = 1024;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kibibytes * KIB)
 }
@@ -127,6 +139,7 @@ mod tests {
     fn this_process_can_be_read() {
         let own = std::process::id().try_into().unwrap();
         processor_time(own).unwrap();
-        assert!(super::memory(own).unwrap() > 0);
+        let anonymous = super::anonymous_memory(own).unwrap();
+        assert!(anonymous > 0 && anonymous < super::memory(own).unwrap());
     }
 }

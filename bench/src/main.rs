@@ -12,6 +12,7 @@ mod memory;
 mod records;
 mod report;
 mod side;
+mod stress;
 mod targets;
 mod throughput;
 
@@ -49,6 +50,8 @@ struct Options {
     side: Option<SideName>,
     #[command(flatten)]
     records: records::Options,
+    #[command(flatten)]
+    stress: stress::Options,
     /// Where the JSON result goes.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -72,6 +75,14 @@ enum Figure {
     Throughput,
     /// Processor time of each packet.
     Records,
+    /// One packet thread, and one for each processor.
+    Cores,
+    /// Throughput of sessions beside floods of strangers.
+    Floods,
+    /// Delay of small packets beside bulk.
+    Latency,
+    /// Memory, descriptors and losses under load and turnover, for long; only if it is asked for.
+    Soak,
 }
 
 /// How long and how often.
@@ -160,7 +171,7 @@ fn run(options: &Options) -> Result<()> {
     if report.write_svg(picture)? {
         println!("the costs of packets as a picture: {}", picture.display());
     }
-    Ok(())
+    report.stress.verdict()
 }
 
 fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report) -> Result<()> {
@@ -176,6 +187,18 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
     }
     if wanted(Figure::Records) {
         records::measure(&options.records, options.side, scale, report).context("records")?;
+    }
+    if wanted(Figure::Cores) {
+        stress::cores::measure(options.side, scale, report).context("cores")?;
+    }
+    if wanted(Figure::Floods) {
+        stress::floods::measure(&options.stress, options.side, scale, report).context("floods")?;
+    }
+    if wanted(Figure::Latency) {
+        stress::latency::measure(options.side, scale, report).context("latency")?;
+    }
+    if options.only.contains(&Figure::Soak) {
+        stress::soak::measure(&options.stress, report).context("soak")?;
     }
     Ok(())
 }

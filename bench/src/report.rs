@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::Scale;
 use crate::records::{PeerTable, Table};
 use crate::side::SideName;
+use crate::stress;
 use crate::targets::{self, Verdict};
 
 /// Which way is good.
@@ -39,6 +40,8 @@ pub struct Report {
     pub peers: PeerTable,
     /// How it stands with the project's aims; filled in at the end.
     targets: Vec<Verdict>,
+    /// What load, floods and time do.
+    pub stress: stress::Results,
     #[serde(skip)]
     started: Instant,
 }
@@ -79,6 +82,7 @@ impl Report {
             records: Table::default(),
             peers: PeerTable::default(),
             targets: Vec::new(),
+            stress: stress::Results::default(),
             started: Instant::now(),
         }
     }
@@ -166,6 +170,7 @@ impl Report {
         }
         text.push_str(&self.records.markdown());
         text.push_str(&self.peers.markdown());
+        text.push_str(&self.stress.markdown());
         text.push_str(&self.figures_markdown());
         text.push_str(&targets::markdown(&self.targets));
         text

@@ -159,10 +159,16 @@ impl Side {
     /// # Errors
     /// When it does not listen.
     pub fn start_with(&self, config: &Config) -> Result<Server> {
-        on_cpus(&server_cpus()?, || {
-            Server::start_with(&self.bed, config, &[])
-        })?
-        .with_context(|| format!("starting {}", self.name.text()))
+        self.start_on(&server_cpus()?, config)
+    }
+
+    /// As [`Side::start_with`], on other processors.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn start_on(&self, cpus: &[usize], config: &Config) -> Result<Server> {
+        on_cpus(cpus, || Server::start_with(&self.bed, config, &[]))?
+            .with_context(|| format!("starting {}", self.name.text()))
     }
 
     /// Removes the bed.
@@ -192,7 +198,11 @@ pub fn client_cpus() -> Result<Vec<usize>> {
     Ok(all[..all.len().div_ceil(2)].to_vec())
 }
 
-fn cpus() -> Result<Vec<usize>> {
+/// Those that this program may use.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn cpus() -> Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(std::process::id().try_into()?))?;
     let is_set = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
     Ok((0..CpuSet::count()).filter(is_set).collect())

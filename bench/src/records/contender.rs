@@ -4,7 +4,7 @@ use anyhow::Result;
 use nix::unistd::Pid;
 use ocserv_tests::bed::{GATEWAY4, Site};
 use ocserv_tests::datapath::{self, Datapath};
-use ocserv_tests::{Bed, Server, wait};
+use ocserv_tests::{Bed, Config, Server, wait};
 use serde::Serialize;
 
 use super::cores::{self, Meter};
@@ -13,7 +13,7 @@ use super::sample::Subject;
 use super::session::Session;
 use crate::client::tls_settings;
 use crate::cost;
-use crate::side::{Side, SideName};
+use crate::side::{Side, SideName, server_cpus};
 
 /// What moves the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -95,6 +95,31 @@ impl Contender {
     /// # Errors
     /// When the program does not start, or the kernel path is off that should be on.
     pub fn start(kind: Kind, max_record: Option<u32>) -> Result<Self> {
+        Self::start_with(kind, |config| match max_record {
+            Some(bytes) if kind.has_kernel_path() => {
+                config.set("xdp-max-record", &bytes.to_string())
+            }
+            _ => config,
+        })
+    }
+
+    /// As [`Self::start`], with changes of the caller to the configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(kind: Kind, change: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::start_on(kind, &server_cpus()?, change)
+    }
+
+    /// As [`Self::start_with`], with the gateway on these processors.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(
+        kind: Kind,
+        cpus: &[usize],
+        change: impl FnOnce(Config) -> Config,
+    ) -> Result<Self> {
         let side = Side::new(kind.side())?;
         side.bed()
             .client(0)
@@ -105,12 +130,12 @@ impl Contender {
                 side.bed().client(0).ip(&route)?;
                 None
             }
-            _ => Some(serve(kind, &side, max_record)?),
+            _ => Some(serve(kind, &side, cpus, change)?),
         };
         Ok(Self {
             kind,
             sessions: Vec::new(),
-            receivers: cores::place(side.bed())?,
+            receivers: cores::place(side.bed(), cpus)?,
             server,
             side,
         })
@@ -144,20 +169,32 @@ impl Contender {
         Some(format!("{:?}", first.cipher))
     }
 
-    /// What a sample is taken of.
+    /// What packets pass, with its own sessions.
     ///
     /// # Errors
-    /// When a process has ended.
+    /// When the bed's address cannot be read.
     pub fn subject(&self) -> Result<Subject<'_>> {
-        let server = self.server.as_ref();
-        let processes = server.map_or(Ok(Vec::new()), |server| cost::pids(server.pid()))?;
-        let processes = processes.into_iter().map(Pid::from_raw);
         Ok(Subject {
             bed: self.side.bed(),
             sessions: &self.sessions,
             client: Site::new(0).address4().parse()?,
-            meter: Meter::new(processes.chain(self.receivers.iter().copied()))?,
         })
+    }
+
+    /// Of everything that moves packets in the gateway.
+    ///
+    /// # Errors
+    /// When a process has ended.
+    pub fn meter(&self) -> Result<Meter> {
+        let server = self.server.as_ref();
+        let processes = server.map_or(Ok(Vec::new()), |server| cost::pids(server.pid()))?;
+        let processes = processes.into_iter().map(Pid::from_raw);
+        Meter::new(processes.chain(self.receivers.iter().copied()))
+    }
+
+    /// The threads of the gateway's devices, and those that do what these leave behind.
+    pub fn receivers(&self) -> &[Pid] {
+        &self.receivers
     }
 
     /// Packets that passed in the kernel, and all, since it was started; `None` where the kernel path
@@ -180,6 +217,21 @@ impl Contender {
         self.side.bed()
     }
 
+    /// Its sessions.
+    pub fn sessions(&self) -> &[Session] {
+        &self.sessions
+    }
+
+    /// Hands its sessions over to who opens and closes them from now on.
+    pub fn take_sessions(&mut self) -> Vec<Session> {
+        std::mem::take(&mut self.sessions)
+    }
+
+    /// The program; `None` with plain forwarding.
+    pub fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
     /// Stops it and removes its bed.
     ///
     /// # Errors
@@ -191,11 +243,16 @@ impl Contender {
     }
 }
 
-/// Starts the program of a kind.
+/// Starts the program of a kind on these processors, with changes of the caller to its configuration.
 ///
 /// # Errors
 /// When it does not start, or the kernel path is off that should be on.
-pub fn serve(kind: Kind, side: &Side, max_record: Option<u32>) -> Result<Server> {
+pub fn serve(
+    kind: Kind,
+    side: &Side,
+    cpus: &[usize],
+    change: impl FnOnce(Config) -> Config,
+) -> Result<Server> {
     // Nobody answers the probes of a server that finds its clients silent.
     const SELDOM: &str = "3600";
     let config = side.config().set("dpd", SELDOM);
@@ -214,11 +271,7 @@ pub fn serve(kind: Kind, side: &Side, max_record: Option<u32>) -> Result<Server>
                 .set("xdp-lan-interface", "lan0")
         }
     };
-    let config = match max_record {
-        Some(bytes) if kind.has_kernel_path() => config.set("xdp-max-record", &bytes.to_string()),
-        _ => config,
-    };
-    let server = side.start_with(&config)?;
+    let server = side.start_on(cpus, &change(config))?;
     if kind.has_kernel_path() {
         let is_on = || Datapath::of(&server).is_ok_and(|datapath| datapath.is_on());
         wait::until_true("the kernel path", wait::SHORT, is_on)?;

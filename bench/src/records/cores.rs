@@ -18,7 +18,7 @@ use ocserv_tests::bed::Bed;
 use ocserv_tests::namespace::Namespace;
 use ocserv_tests::{process, wait};
 
-use crate::side::{client_cpus, server_cpus};
+use crate::side::client_cpus;
 
 /// A device that has handed packets over looks again after this time before it wakes its thread for
 /// each packet, as the interrupt moderation of a network card does. Without it the cost of a packet
@@ -29,19 +29,18 @@ const EMPTY_LOOKS: u32 = 2;
 /// The gateway's devices in a bed with one client.
 const GATEWAY_DEVICES: [&str; 2] = ["wan0", "lan0"];
 
-/// Gives each device of the bed its thread, and returns those of the gateway.
+/// Gives each device of the bed its thread, and returns those of the gateway, which work on `cpus`.
 ///
 /// # Errors
 /// When the kernel has no threaded NAPI (before Linux 5.12), or a thread cannot be moved.
-pub fn place(bed: &Bed) -> Result<Vec<Pid>> {
+pub fn place(bed: &Bed, cpus: &[usize]) -> Result<Vec<Pid>> {
     bed.complete_checksums()?;
     for end in [bed.client(0), bed.lan()] {
         receive_on(end, "eth0", &client_cpus()?)?;
     }
-    let cpus = server_cpus()?;
     let devices = GATEWAY_DEVICES.into_iter();
     let mut threads = devices
-        .map(|device| receive_on(bed.gateway(), device, &cpus))
+        .map(|device| receive_on(bed.gateway(), device, cpus))
         .collect::<Result<Vec<_>>>()?;
     // Work that a thread had to leave behind is done here.
     for cpu in cpus {

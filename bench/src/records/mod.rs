@@ -2,16 +2,16 @@
 //! a closed loop, so that no client program is in the way.
 
 mod case;
-mod contender;
-mod cores;
-mod generator;
-mod packet;
-mod path;
+pub(crate) mod contender;
+pub(crate) mod cores;
+pub(crate) mod generator;
+pub(crate) mod packet;
+pub(crate) mod path;
 mod peers;
 mod plot;
 mod raw;
-mod sample;
-mod session;
+pub(crate) mod sample;
+pub(crate) mod session;
 mod table;
 
 use std::path::PathBuf;
@@ -76,7 +76,7 @@ pub fn measure(
 }
 
 /// Each session has two sockets here. After the start of the servers, which shall not inherit it.
-fn raise_file_limit() -> Result<()> {
+pub(crate) fn raise_file_limit() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("limit of open files")
 }
@@ -116,9 +116,11 @@ fn run_round(
     report: &mut Report,
 ) -> Result<()> {
     let cpus = client_cpus()?;
-    let subject = contender.subject()?;
+    let (subject, meter) = (contender.subject()?, contender.meter()?);
     let before = contender.passed()?;
-    let mut sample = on_cpus(&cpus, || sample::take(&subject, case, scale.packets))??;
+    let mut sample = on_cpus(&cpus, || {
+        sample::take(&subject, &meter, case, scale.packets)
+    })??;
     sample.in_kernel = share(before, contender.passed()?);
     report.records.add(case, contender.kind(), &sample);
     let in_kernel = sample.in_kernel.map(|share| share * 1e2);

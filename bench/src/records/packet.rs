@@ -23,11 +23,25 @@ const TCP_SUM: usize = 16;
 /// # Panics
 /// If the headers do not fit.
 pub fn udp(from: SocketAddrV4, to: SocketAddrV4, size: usize) -> Vec<u8> {
+    stamped(from, to, size, |_| ())
+}
+
+/// The same, with a payload that `stamp` writes over the filler.
+///
+/// # Panics
+/// As [`udp`].
+pub fn stamped(
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    size: usize,
+    stamp: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
     let mut body = from.port().to_be_bytes().to_vec();
     body.extend(to.port().to_be_bytes());
     body.extend(((size - IPV4) as u16).to_be_bytes());
     body.extend([0, 0]);
     body.resize(size - IPV4, FILLER);
+    stamp(&mut body[UDP..]);
     with_header(PROTOCOL_UDP, from, to, body, UDP_SUM)
 }
 

@@ -17,9 +17,9 @@ use super::sample::Subject;
 use super::session::Session;
 
 /// Where inner packets go.
-const SINK_PORT: u16 = 9000;
+pub const SINK_PORT: u16 = 9000;
 /// The first source port of inner flows.
-const FLOW_PORT: u16 = 20_000;
+pub const FLOW_PORT: u16 = 20_000;
 /// Both, which the sockets of sessions must not be given, as the kernel's setting has them.
 pub const RESERVED_PORTS: &str = "9000,20000-23999";
 
@@ -81,7 +81,11 @@ impl Sockets {
     }
 }
 
-fn bind(namespace: &Namespace, port: u16) -> Result<UdpPort> {
+/// A socket with this port in a namespace.
+///
+/// # Errors
+/// When it is taken, or the namespace cannot be entered.
+pub fn bind(namespace: &Namespace, port: u16) -> Result<UdpPort> {
     let open = || {
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         UdpPort::new(udp::bind(any, false)?, PathMtu::Discover)

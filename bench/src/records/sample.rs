@@ -17,7 +17,7 @@ const BURST: usize = 4096;
 /// A sample with more losses than this share is none.
 const MOST_LOST: f64 = 0.05;
 
-/// What is measured.
+/// What packets pass.
 pub struct Subject<'a> {
     /// Its network.
     pub bed: &'a Bed,
@@ -25,8 +25,6 @@ pub struct Subject<'a> {
     pub sessions: &'a [Session],
     /// Where datagrams to the client's machine go if there is no session.
     pub client: Ipv4Addr,
-    /// Everything that moves packets in the gateway.
-    pub meter: Meter,
 }
 
 /// What a sample consists of.
@@ -68,15 +66,16 @@ impl Sample {
     }
 }
 
-/// Sends bursts until their time adds up to `span`.
+/// Sends bursts until their time adds up to `span`. `meter` is that of everything that moves packets in
+/// the gateway.
 ///
 /// # Errors
 /// When packets get lost or changed, or a process of the subject has ended.
-pub fn take(subject: &Subject<'_>, case: Case, span: Duration) -> Result<Sample> {
+pub fn take(subject: &Subject<'_>, meter: &Meter, case: Case, span: Duration) -> Result<Sample> {
     let sockets = Sockets::open(subject, &case)?;
     let mut path = Path::new(case, subject, &sockets)?;
     let mut way = Way {
-        meter: &subject.meter,
+        meter,
         generator: Generator::new(),
         burst: Burst::default(),
     };

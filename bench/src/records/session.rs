@@ -38,7 +38,7 @@ pub struct Session {
     received: ReplayWindow,
     kept_alive: Cell<Option<Instant>>,
     /// The server ends the session with it.
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Session {
@@ -61,7 +61,7 @@ impl Session {
             channel: DtlsChannel::new(&client_end(keys)).context("keys")?,
             received: ReplayWindow::new(),
             kept_alive: Cell::new(None),
-            _connection: connection,
+            connection,
         })
     }
 
@@ -100,9 +100,28 @@ impl Session {
         Ok(true)
     }
 
+    /// Leaves for good, as a client does that says so.
+    ///
+    /// # Errors
+    /// When it cannot be said.
+    pub fn sign_off(self) -> Result<()> {
+        self.connection.sign_off()
+    }
+
     /// Bytes that a record is longer than its packet.
     pub fn overhead(&self) -> usize {
         self.channel.overhead()
+    }
+
+    /// Opens a record of the server in place; `None`: it holds no packet.
+    ///
+    /// # Errors
+    /// When it does not open, or was there before.
+    pub fn unseal<'a>(&self, record: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
+        let opened = self.channel.open(record, &self.received);
+        let opened = opened.map_err(|reason| anyhow!("record of the server: {reason:?}"))?;
+        let (kind, packet) = opened.plaintext.split_first().context("empty record")?;
+        Ok((*kind == DATA).then_some(packet))
     }
 
     /// Shows that a record holds a packet for this session.

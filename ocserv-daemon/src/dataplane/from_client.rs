@@ -30,6 +30,9 @@ use super::{BATCH, clock};
 
 /// Sessions behind one IP that a record from an unknown port is tried with.
 const MAX_CANDIDATES: usize = 8;
+/// Such records that are tried, a second and thread. A neighbour of a client can send them without end,
+/// and each costs more than the records of sessions do.
+pub(super) const TRIES_PER_SECOND: u64 = 2000;
 
 /// One received record and what is needed to deliver it.
 struct Inbound<'a> {
@@ -170,11 +173,16 @@ impl Worker {
     ) -> bool {
         let Self {
             table,
+            tries,
             out,
             deliver,
             scratch,
             ..
         } = self;
+        let candidates = table.heard_from(flow.peer.ip());
+        if candidates.is_empty() || !tries.allows(now, 1) {
+            return false;
+        }
         let mut inbound = Inbound {
             now,
             flow,
@@ -184,7 +192,7 @@ impl Worker {
             deliver,
             scratch,
         };
-        let candidates = table.heard_from(flow.peer.ip()).iter().take(MAX_CANDIDATES);
+        let candidates = candidates.iter().take(MAX_CANDIDATES);
         let sessions = candidates.filter_map(|slot| table.by_slot(*slot));
         let mut movable = sessions.filter(|session| session.may_move(now));
         let Some(slot) = movable.find_map(|session| inbound.open_moved(session, record)) else {

@@ -16,7 +16,7 @@ use ocserv_sys::udp::{RxBatch, UdpPort};
 use tokio::sync::mpsc;
 
 use super::channel::Channel;
-use super::from_client::tell_moves;
+use super::from_client::{TRIES_PER_SECOND, tell_moves};
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
 use super::meter::Meter;
@@ -66,6 +66,8 @@ pub struct Worker {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) strays: Strays,
     pub(super) icmp: RateLimit,
+    /// Of records from unknown ports with sessions that may have moved there.
+    pub(super) tries: RateLimit,
     /// Copy of a record for a second try.
     pub(super) scratch: Vec<u8>,
     /// Inner packets in the batch of received datagrams or frames.
@@ -146,6 +148,7 @@ impl Worker {
             reports,
             strays: Strays::default(),
             icmp: RateLimit::new(ICMP_PER_SECOND),
+            tries: RateLimit::new(TRIES_PER_SECOND),
             scratch: Vec::with_capacity(MAX_DATAGRAM),
             deliver: Vec::with_capacity(BATCH),
             by_cstp: Vec::with_capacity(BATCH),

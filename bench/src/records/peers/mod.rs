@@ -117,7 +117,7 @@ fn measure_all(
     for case in cases {
         for round in 1..=scale.rounds {
             for (peer, pair) in pairs {
-                let take = || sample::take(&pair.subject()?, *case, scale.packets);
+                let take = || sample::take(&pair.subject(), &pair.meter()?, *case, scale.packets);
                 let sample =
                     on_cpus(&cpus, take)?.with_context(|| format!("{case}, {}", peer.text()))?;
                 report.peers.add(*case, *peer, &sample);

@@ -48,8 +48,9 @@ impl Pair {
             _ => Kind::OursKernel,
         };
         let side = Side::new(kind.side())?;
-        let receivers = cores::place(side.bed())?;
-        let server = contender::serve(kind, &side, None)?;
+        let cpus = server_cpus()?;
+        let receivers = cores::place(side.bed(), &cpus)?;
+        let server = contender::serve(kind, &side, &cpus, |config| config)?;
         let log_in = || Login::new().connect_dtls(side.bed());
         let client = on_cpus(&client_cpus()?, log_in)??;
         Ok(Self {
@@ -72,7 +73,7 @@ impl Pair {
     ) -> Result<Self> {
         let side = Side::new(SideName::Ours)?;
         let bed = side.bed();
-        let receivers = cores::place(bed)?;
+        let receivers = cores::place(bed, &server_cpus()?)?;
         let [mut server, mut of_client] = commands(bed)?;
         let spawn = |name: &str, end: &Namespace, command: &mut Command| {
             let log = File::create(bed.directory().join(format!("{name}.log")))?;
@@ -98,18 +99,22 @@ impl Pair {
         })
     }
 
-    /// What a sample is taken of.
-    ///
-    /// # Errors
-    /// When a process has ended.
-    pub fn subject(&self) -> Result<Subject<'_>> {
-        let processes = cost::pids(self.server)?.into_iter().map(Pid::from_raw);
-        Ok(Subject {
+    /// What packets pass.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
             bed: self.bed(),
             sessions: &[],
             client: self.client,
-            meter: Meter::new(processes.chain(self.receivers.iter().copied()))?,
-        })
+        }
+    }
+
+    /// Of everything that moves packets in the gateway.
+    ///
+    /// # Errors
+    /// When a process has ended.
+    pub fn meter(&self) -> Result<Meter> {
+        let processes = cost::pids(self.server)?.into_iter().map(Pid::from_raw);
+        Meter::new(processes.chain(self.receivers.iter().copied()))
     }
 
     /// Its network.
