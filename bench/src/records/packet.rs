@@ -42,26 +42,31 @@ pub fn stamped(
     body.extend([0, 0]);
     body.resize(size - IPV4, FILLER);
     stamp(&mut body[UDP..]);
-    with_header(PROTOCOL_UDP, from, to, body, UDP_SUM)
+    with_header(PROTOCOL_UDP, 0, from, to, body, UDP_SUM)
 }
 
-/// A segment of `size` bytes, headers included, in the middle of a connection.
+/// A segment of `size` bytes, headers included, in the middle of a connection: the one with this number.
+/// Its identification counts up, as that of a host's TCP does; where all are equal, the kernel merges
+/// segments, but cuts them again before a device that does not promise to keep it so.
 ///
 /// # Panics
 /// If the headers do not fit.
-pub fn tcp(from: SocketAddrV4, to: SocketAddrV4, sequence: u32, size: usize) -> Vec<u8> {
+pub fn tcp(from: SocketAddrV4, to: SocketAddrV4, number: u32, size: usize) -> Vec<u8> {
     const WINDOW: [u8; 2] = [0xff, 0xff];
     /// Header length in words, and the flag ACK: PSH would end a merged packet.
     const LENGTH_AND_FLAGS: [u8; 2] = [0x50, 0x10];
     let mut body = from.port().to_be_bytes().to_vec();
     body.extend(to.port().to_be_bytes());
+    let sequence = number.wrapping_mul((size - TCP_HEADERS) as u32);
     body.extend(sequence.to_be_bytes());
     body.extend([0, 0, 0, 1]);
     body.extend(LENGTH_AND_FLAGS);
     body.extend(WINDOW);
     body.extend([0; 4]);
     body.resize(size - IPV4, FILLER);
-    with_header(PROTOCOL_TCP, from, to, body, TCP_SUM)
+    // A raw socket has the kernel choose in place of 0.
+    let identification = (number % u32::from(u16::MAX)) as u16 + 1;
+    with_header(PROTOCOL_TCP, identification, from, to, body, TCP_SUM)
 }
 
 /// The payload of a TCP segment for a port; `None` for any other packet.
@@ -76,15 +81,17 @@ pub fn tcp_payload(packet: &[u8], port: u16) -> Option<&[u8]> {
 
 fn with_header(
     protocol: u8,
+    identification: u16,
     from: SocketAddrV4,
     to: SocketAddrV4,
     mut body: Vec<u8>,
     sum_at: usize,
 ) -> Vec<u8> {
     let length = ((IPV4 + body.len()) as u16).to_be_bytes();
-    // Version and header length, no id, DF, 64 hops.
+    let id = identification.to_be_bytes();
+    // Version and header length, DF, 64 hops.
     let mut head = [
-        0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, protocol, 0, 0,
+        0x45, 0, length[0], length[1], id[0], id[1], 0x40, 0, 64, protocol, 0, 0,
     ]
     .to_vec();
     head.extend(from.ip().octets());
@@ -147,6 +154,22 @@ mod tests {
                 assert_eq!(checksum(pseudo, &packet[20..]), 0);
             }
         }
+    }
+
+    #[test]
+    fn segments_follow_each_other() {
+        let (from, to) = ("10.30.0.2:20000", "10.20.0.2:9000");
+        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+        let numbers = |number| {
+            let segment = tcp(from, to, number, 1400);
+            let id = u16::from_be_bytes([segment[4], segment[5]]);
+            let sequence = segment[24..28].try_into().unwrap();
+            (id, u32::from_be_bytes(sequence))
+        };
+        assert_eq!([numbers(0), numbers(1)], [(1, 0), (2, 1360)]);
+        assert_eq!([numbers(65_534).0, numbers(65_535).0], [65_535, 1]);
+        // The bytes of 32 bits of sequence are 3,158,064 segments and 256 bytes.
+        assert_eq!(numbers(3_158_065).1, 1360 - 256);
     }
 
     #[test]

@@ -103,8 +103,8 @@ pub struct Path<'a> {
     pub out: Vec<Port<'a>>,
     /// Sockets to receive on.
     pub sinks: Sinks<'a>,
-    /// TCP's next numbers, by session and flow.
-    sequences: HashMap<(usize, usize), u32>,
+    /// TCP's segments so far, by session and flow.
+    segments: HashMap<(usize, usize), u32>,
 }
 
 impl<'a> Path<'a> {
@@ -138,7 +138,7 @@ impl<'a> Path<'a> {
             lan: LAN4.parse()?,
             out,
             sinks: sinks?,
-            sequences: HashMap::new(),
+            segments: HashMap::new(),
         })
     }
 
@@ -219,9 +219,9 @@ impl<'a> Path<'a> {
         if self.case.traffic != Traffic::Tcp {
             return Ok(packet::udp(from, to, size));
         }
-        let next = self.sequences.entry((lane, flow)).or_default();
+        let next = self.segments.entry((lane, flow)).or_default();
         let packet = packet::tcp(from, to, *next, size);
-        *next = next.wrapping_add((size - packet::TCP_HEADERS) as u32);
+        *next = next.wrapping_add(1);
         Ok(packet)
     }
 

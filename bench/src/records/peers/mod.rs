@@ -10,6 +10,7 @@ mod wireguard;
 use std::env;
 
 use anyhow::{Context, Result};
+use ocserv_tests::process;
 use serde::Serialize;
 
 use self::pair::Pair;
@@ -68,6 +69,13 @@ impl Peer {
         }
     }
 
+    /// What it says of its version; `None` for those of the comparison.
+    fn version(self) -> Option<String> {
+        let program = self.programs().first()?;
+        let said = process::output(program, &["--version"]).ok()?;
+        Some(process::text(&said).lines().next()?.to_owned())
+    }
+
     fn start(self) -> Result<Pair> {
         match self {
             Self::Reference | Self::Ours => Pair::of_openconnect(self),
@@ -95,6 +103,9 @@ pub fn measure(choice: &Choice, scale: Scale, report: &mut Report) -> Result<()>
     if !missing.is_empty() {
         let names: Vec<_> = missing.iter().map(|peer| peer.text()).collect();
         report.progress(&format!("not installed: {}", names.join(", ")));
+    }
+    for version in found.iter().filter_map(|peer| peer.version()) {
+        report.peers.note_version(version);
     }
     let start = |peer: Peer| Ok((peer, peer.start().context(peer.text())?));
     let pairs = found.into_iter().map(start).collect::<Result<Vec<_>>>()?;

@@ -13,6 +13,7 @@ use crate::report::Samples;
 #[derive(Debug, Default, Serialize)]
 pub struct PeerTable {
     not_installed: Vec<Peer>,
+    versions: Vec<String>,
     cells: Vec<Cell>,
 }
 
@@ -31,6 +32,11 @@ impl PeerTable {
     /// Remembers which ones could not be measured.
     pub fn note_missing(&mut self, missing: &[Peer]) {
         self.not_installed = missing.to_vec();
+    }
+
+    /// Remembers what a program says of itself.
+    pub fn note_version(&mut self, version: String) {
+        self.versions.push(version);
     }
 
     /// Adds a sample.
@@ -57,9 +63,11 @@ impl PeerTable {
         if self.cells.is_empty() {
             return String::new();
         }
-        let mut text =
-            "\nWith client programs, one session; gateway's processor time, ns a packet:\n\n"
-                .to_owned();
+        let mut text = "\n".to_owned();
+        for version in &self.versions {
+            let _ = writeln!(text, "- {version}");
+        }
+        text += "\nWith client programs, one session; gateway's processor time, ns a packet:\n\n";
         self.part(&mut text, |cell| cell.cost_ns.shown());
         text += "\nThousand packets a second, of which the client program is the limit:\n\n";
         self.part(&mut text, |cell| {
