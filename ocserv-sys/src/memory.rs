@@ -12,6 +12,10 @@ const LARGE: libc::c_int = 64 * 1024;
 /// Free bytes at the end of the heap that are given back.
 const TRIM: libc::c_int = 128 * 1024;
 
+/// Bytes that the heap grows by beyond what is asked for. With less free at its end than [`LARGE`], large
+/// allocations do become mappings; from the end of the heap they would be overwritten with zeroes.
+const PAD: libc::c_int = 16 * 1024;
+
 /// Makes the allocator thrifty. Belongs before the first thread.
 ///
 /// One arena for all threads, since few allocate at a time; and fixed thresholds, which else rise with
@@ -21,18 +25,24 @@ pub fn keep_less() {
         (libc::M_ARENA_MAX, 1),
         (libc::M_MMAP_THRESHOLD, LARGE),
         (libc::M_TRIM_THRESHOLD, TRIM),
+        (libc::M_TOP_PAD, PAD),
     ];
     for (parameter, value) in settings {
         // SAFETY: sets a number of the allocator. One that it refuses stays as it was.
         unsafe { libc::mallopt(parameter, value) };
     }
+    trim();
+}
+
+fn trim() {
+    // SAFETY: releases pages without allocations in them.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// Gives back what only the start needed: free memory, and the mapped pages of programs and libraries that
 /// were not written to. Those come again from the page cache where they are still used.
 pub fn give_back() {
-    // SAFETY: releases pages without allocations in them.
-    unsafe { libc::malloc_trim(0) };
+    trim();
     // SAFETY: the callback keeps what `dl_iterate_phdr` asks of it, and uses no data.
     unsafe { libc::dl_iterate_phdr(Some(unmap_unwritten), null_mut()) };
 }

@@ -151,6 +151,9 @@ fn load_maps(options: &Options) -> Result<Ebpf, LoadError> {
     let slots = options.slots.clamp(1, MAX_SLOTS);
     let entries = slots * PER_SESSION;
     EbpfLoader::new()
+        // The object refers to no type of the kernel. What the loader has read of them (megabytes, in small
+        // parts) goes before what stays is allocated among it.
+        .btf(None)
         .map_max_entries("FLOWS", entries)
         .map_max_entries("LEASES", entries)
         .map_max_entries(WORDS, WORDS_LEN)
