@@ -19,9 +19,9 @@ fn transfer_over(bed: &Bed, client: &Client, link: &LossyLink) -> Result<()> {
     traffic::transfer_all_ways(bed, client, BYTES)?;
     link.set(Faults::NONE);
     let now = link.counts();
-    ensure!(now.lost > before.lost + 20, "{now:?}");
-    ensure!(now.delayed > before.delayed + 50, "{now:?}");
-    ensure!(now.repeated > before.repeated + 10, "{now:?}");
+    ensure!(now.lost > before.lost + 10, "{now:?}");
+    ensure!(now.delayed > before.delayed + 25, "{now:?}");
+    ensure!(now.repeated > before.repeated + 5, "{now:?}");
     ensure!(client.count(CSTP_UP) == 1, "{}", client.log());
     Ok(())
 }
