@@ -30,12 +30,10 @@ fn switched_off_and_on(xdp: &str) {
         })?;
         traffic::ping_all_ways(bed, &client)?;
         traffic::ping(bed.lan(), "10.40.0.1")?;
-        // One line, not one for each packet.
-        ensure!(
-            server.log().matches(REFUSES).count() == 1,
-            "{}",
-            server.log()
-        );
+        // A line of each thread at most, not of each packet.
+        let threads = std::thread::available_parallelism()?.get();
+        let lines = server.log().matches(REFUSES).count();
+        ensure!(lines <= threads, "{}", server.log());
         ensure!(server.pids(Role::Dataplane)? == dataplane);
         ensure!(client.count(CSTP_UP) == 1, "{}", client.log());
         Ok(())

@@ -293,8 +293,15 @@ impl Worker {
                 None::<()>
             });
             session.with_sending(now, |channel| {
-                if let Some(len) = session.mtu.probe(now, last_heard(session.live(channel))) {
-                    probe(out, session, channel, len, Tag::SizeProbe(session.slot()));
+                let heard = last_heard(session.live(channel));
+                let sent = session.shared().tx_bytes.get();
+                let Some(size) = session.mtu.probe(now, heard, sent) else {
+                    return;
+                };
+                let tag = Tag::SizeProbe(session.slot());
+                probe(out, session, channel, size.len, tag);
+                if size.with_small {
+                    probe(out, session, channel, 1, Tag::Lost);
                 }
             });
             if let Some(mtu) = session.mtu.news()

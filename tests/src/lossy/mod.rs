@@ -33,9 +33,20 @@ pub struct Faults {
     pub delayed: u64,
     /// Of 1000 packets, how many come twice, the second one as a delayed one.
     pub repeated: u64,
-    /// Longest IP packet, in bytes. Of longer ones the link makes fragments or tells the sender
-    /// ("fragmentation needed"), as a router does; IPv4 only.
+    /// Longest IP packet, in bytes.
     pub mtu: usize,
+    /// What becomes of longer ones.
+    pub narrow: Narrow,
+}
+
+/// How a link with a small MTU behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Narrow {
+    /// As a router, both ways, of IPv4 only: with DF the sender is told ("fragmentation needed"),
+    /// without DF there are fragments.
+    Router,
+    /// What goes to the client is lost, and nobody is told.
+    SilentToClient,
 }
 
 impl Faults {
@@ -45,6 +56,7 @@ impl Faults {
         delayed: 0,
         repeated: 0,
         mtu: 1500,
+        narrow: Narrow::Router,
     };
 
     /// A bad radio link: 1.5 % lost, others out of order or repeated.
@@ -207,13 +219,16 @@ impl Way {
             let _ = to.write(frame);
             return;
         }
-        if frame::packet_len(frame) > faults.mtu {
+        let is_router = faults.narrow == Narrow::Router;
+        if frame::packet_len(frame) > faults.mtu && (is_router || self.towards_client) {
             counts.too_long += 1;
-            for fragment in frame::fragments(frame, faults.mtu) {
-                let _ = to.write(&fragment);
+            if is_router {
+                for fragment in frame::fragments(frame, faults.mtu) {
+                    let _ = to.write(&fragment);
+                }
+                let answer = frame::fragmentation_needed(frame, faults.mtu);
+                let _ = answer.map(|answer| from.write(&answer));
             }
-            let answer = frame::fragmentation_needed(frame, faults.mtu);
-            let _ = answer.map(|answer| from.write(&answer));
             return;
         }
         self.number += 1;

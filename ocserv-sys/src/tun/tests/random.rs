@@ -2,9 +2,8 @@
 //! super-packets or one by one, into the kernel and out of it. What arrives must not differ.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 
-use super::kernel::received;
+use super::kernel::{counted, received};
 use super::traffic::{Packets, Random};
 use super::*;
 
@@ -94,30 +93,26 @@ fn by_flow(packets: Vec<Vec<u8>>) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
 
 #[test]
 fn what_arrives_is_the_same_by_every_way() {
-    let seed = std::env::var("TRAFFIC_SEED").map_or_else(
-        |_| RandomState::new().hash_one(0),
-        |seed| seed.parse().unwrap(),
-    );
-    println!("TRAFFIC_SEED={seed}");
-    in_own_networks(seed);
-}
-
-/// A network for each way: all have the same addresses.
-fn in_own_networks(seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random(traffic::seed());
     let cases: Vec<_> = (0..CASES)
         .map(|_| {
             let count = 2 + random.below(MOST - 2) as usize;
             Packets::new(&mut random).take(count).collect::<Vec<_>>()
         })
         .collect();
+    compare(&cases);
+}
+
+fn compare(cases: &[Vec<Vec<u8>>]) {
+    // A network for each way: all have the same addresses.
     let pass = |super_packets| {
-        let cases = cases.clone();
+        let cases = cases.to_vec();
         let way = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
             let mut way = way(super_packets);
             let arrived: Vec<_> = cases.iter().map(|case| way.pass(case)).collect();
-            (arrived, received(&way.device), transmitted(&way.target))
+            let handed_out = counted(&way.target, "TX:");
+            (arrived, received(&way.device), handed_out)
         });
         way.join().unwrap()
     };
@@ -151,9 +146,4 @@ fn in_own_networks(seed: u64) {
             assert_eq!(one.len(), other.len());
         }
     }
-}
-
-/// Packets that the host gave to the device; of a super-packet it counts one.
-fn transmitted(device: &TunDevice) -> u64 {
-    kernel::counted(device, "TX:")
 }

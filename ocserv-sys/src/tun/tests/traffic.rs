@@ -1,5 +1,7 @@
 //! Random traffic of a few flows between two hosts, 10.9.0.2 and 10.8.0.2, `fd09::2` and `fd08::2`.
 
+use std::hash::{BuildHasher, RandomState};
+
 use ocserv_common::offload::checksum::{fold, pseudo_header, sum};
 
 const ICMP: u8 = 1;
@@ -8,6 +10,16 @@ const UDP: u8 = 17;
 const ICMP6: u8 = 58;
 /// Length of the name of what may belong to any flow.
 pub const ANY_FLOW: usize = 1;
+
+/// Another one each time, told when a test fails; `TRAFFIC_SEED` repeats one.
+pub fn seed() -> u64 {
+    let seed = std::env::var("TRAFFIC_SEED").map_or_else(
+        |_| RandomState::new().hash_one(0),
+        |seed| seed.parse().unwrap(),
+    );
+    println!("TRAFFIC_SEED={seed}");
+    seed
+}
 
 /// SplitMix64.
 pub struct Random(pub u64);
