@@ -19,6 +19,11 @@ const CROWDS: [usize; 2] = [1, 32];
 /// How long after the last login the server may still work on it.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// The row of logins a second with so many clients at once.
+pub fn name_of_rate(certificate: Certificate, crowd: usize) -> String {
+    format!("logins/s, {}, {}", certificate.text(), clients(crowd))
+}
+
 /// Measures all combinations, the programs in turns.
 ///
 /// # Errors
@@ -26,7 +31,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub fn measure(sides: &[Side], scale: Scale, report: &mut Report) -> Result<()> {
     for certificate in Certificate::ALL {
         for crowd in CROWDS {
-            let name = format!("logins/s, {}, {}", certificate.text(), clients(crowd));
+            let name = name_of_rate(certificate, crowd);
             let cost_name = format!(
                 "server CPU per login, {}, {}",
                 certificate.text(),

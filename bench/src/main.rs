@@ -13,6 +13,7 @@ mod records;
 mod report;
 mod side;
 mod stress;
+mod targets;
 mod throughput;
 
 use std::path::PathBuf;
@@ -165,6 +166,11 @@ fn run(options: &Options) -> Result<()> {
         started.elapsed().as_secs_f64(),
         options.json.display()
     );
+    let beside = options.json.with_extension("svg");
+    let picture = options.records.svg.as_ref().unwrap_or(&beside);
+    if report.write_svg(picture)? {
+        println!("the costs of packets as a picture: {}", picture.display());
+    }
     report.stress.verdict()
 }
 
@@ -195,4 +201,14 @@ fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report)
         stress::soak::measure(&options.stress, report).context("soak")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        super::Options::command().debug_assert();
+    }
 }

@@ -9,9 +9,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::Scale;
-use crate::records::Table;
+use crate::records::{PeerTable, Table};
 use crate::side::SideName;
 use crate::stress;
+use crate::targets::{self, Verdict};
 
 /// Which way is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +36,10 @@ pub struct Report {
     figures: Vec<Figure>,
     /// What packets cost.
     pub records: Table,
+    /// What packets cost with client programs, other VPNs' among them.
+    pub peers: PeerTable,
+    /// How it stands with the project's aims; filled in at the end.
+    targets: Vec<Verdict>,
     /// What load, floods and time do.
     pub stress: stress::Results,
     #[serde(skip)]
@@ -75,6 +80,8 @@ impl Report {
             ciphers: Vec::new(),
             figures: Vec::new(),
             records: Table::default(),
+            peers: PeerTable::default(),
+            targets: Vec::new(),
             stress: stress::Results::default(),
             started: Instant::now(),
         }
@@ -116,9 +123,17 @@ impl Report {
         println!("[{:>3.0} s] {line}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Notes the load at the end of the run.
+    /// Notes the load at the end of the run, and judges what was measured.
     pub fn end(&mut self) {
         self.load_at_end = load();
+        self.targets = targets::judge(self);
+    }
+
+    /// What ours has of a figure as a multiple of the reference's, by medians; `None` if one of them was
+    /// not measured.
+    pub fn ratio(&self, name: &str) -> Option<f64> {
+        let figure = self.figures.iter().find(|figure| figure.name == name)?;
+        figure.ratio()
     }
 
     /// Writes everything, each sample included.
@@ -127,6 +142,18 @@ impl Report {
     /// When the file cannot be written.
     pub fn write_json(&self, path: &Path) -> Result<()> {
         write_json(path, self)
+    }
+
+    /// Writes the picture of what packets cost, and returns whether there is one.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_svg(&self, path: &Path) -> Result<bool> {
+        let Some(picture) = self.records.svg(&self.machine.shown()) else {
+            return Ok(false);
+        };
+        write(path, &picture)?;
+        Ok(true)
     }
 
     /// The table for `docs/benchmarks.md`.
@@ -142,7 +169,15 @@ impl Report {
             let _ = writeln!(text, "- {cipher}");
         }
         text.push_str(&self.records.markdown());
+        text.push_str(&self.peers.markdown());
         text.push_str(&self.stress.markdown());
+        text.push_str(&self.figures_markdown());
+        text.push_str(&targets::markdown(&self.targets));
+        text
+    }
+
+    fn figures_markdown(&self) -> String {
+        let mut text = String::new();
         if self.figures.is_empty() {
             return text;
         }
@@ -171,11 +206,14 @@ impl Figure {
         }
     }
 
+    fn ratio(&self) -> Option<f64> {
+        Some(self.ours.median()? / self.reference.median()?)
+    }
+
     fn verdict(&self) -> String {
-        let (Some(reference), Some(ours)) = (self.reference.median(), self.ours.median()) else {
+        let Some(ratio) = self.ratio() else {
             return "| ".to_owned();
         };
-        let ratio = ours / reference;
         let is_good = match self.better {
             Better::Higher => ratio >= 1.0,
             Better::Lower => ratio <= 1.0,
@@ -208,13 +246,17 @@ impl Samples {
         Some(f64::midpoint(sorted[middle - 1], upper))
     }
 
+    /// The least and the most; `None` without any.
+    pub fn extremes(&self) -> Option<(f64, f64)> {
+        let samples = || self.0.iter().copied();
+        Some((samples().reduce(f64::min)?, samples().reduce(f64::max)?))
+    }
+
     /// The median, with the least and the most.
     pub fn shown(&self) -> String {
-        let Some(median) = self.median() else {
+        let (Some(median), Some((least, most))) = (self.median(), self.extremes()) else {
             return "–".to_owned();
         };
-        let least = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if self.0.len() < 2 {
             return digits(median);
         }
@@ -263,11 +305,15 @@ impl Machine {
 /// # Errors
 /// When it cannot be written.
 pub fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    write(path, &text)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    let mut text = serde_json::to_string_pretty(report)?;
-    text.push('\n');
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 

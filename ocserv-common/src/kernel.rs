@@ -15,6 +15,8 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::pace::Limits;
+
 /// Sessions of one array of shared records. Arrays are made as slots come into use.
 pub const SLOTS_PER_SHARD: u32 = 1024;
 /// Arrays at most: 65,536 sessions.
@@ -28,10 +30,8 @@ pub const MAX_INNER: u32 = 1500;
 pub const RECORD_OVERHEAD: u32 = 13 + 1 + 16;
 /// Largest record that a program can take, header included, bytes.
 pub const MAX_RECORD: u32 = MAX_INNER + RECORD_OVERHEAD;
-/// Value of `xdp-max-record` without the key.
-pub const DEFAULT_MAX_RECORD: u32 = 512;
 /// How long small packets follow large ones to user space, ms.
-pub const BULK_HOLD_MS: u32 = 20;
+pub const BULK_HOLD_MS: u32 = 50;
 
 /// An IPv6 address, or an IPv4 one mapped into it, in network order.
 pub type Address = [u8; 16];
@@ -195,10 +195,10 @@ impl KernelChannel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Settings {
-    /// Longest record that is taken, header included, bytes.
-    pub max_record: u32,
-    /// How long small packets follow large ones to user space, ms.
-    pub bulk_hold_ms: u32,
+    /// Lengths of records from clients.
+    pub rx: Limits,
+    /// Lengths of records to clients.
+    pub tx: Limits,
     /// The tun device.
     pub tun_ifindex: u32,
     /// 1: `xdp-forward = direct`.
@@ -231,7 +231,7 @@ pub enum Counted {
     TxDirect,
     /// Left to user space: not application data of the live epoch, or a control packet.
     UpControl,
-    /// Left to user space: longer than `xdp-max-record`, a super-packet, or behind such ones.
+    /// Left to user space: too long, a super-packet, or behind such ones (`pace`).
     UpBulk,
     /// Left to user space: the packet's form (fragment, options, several records, checksum to come).
     UpForm,
@@ -281,7 +281,7 @@ const _: () = {
     assert!(size_of::<SessionKeys>() == 336);
     assert!(core::mem::offset_of!(KernelChannel, padding) == 139);
     assert!(core::mem::offset_of!(SessionKeys, flags) == 335);
-    assert!(size_of::<Settings>() == 16);
+    assert!(size_of::<Settings>() == 40);
     assert!(size_of::<Counts>() == 128);
 };
 

@@ -18,5 +18,6 @@ pub mod ip;
 pub mod kernel;
 #[cfg(not(target_arch = "bpf"))]
 pub mod offload;
+pub mod pace;
 pub mod replay;
 pub mod session;

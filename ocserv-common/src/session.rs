@@ -6,6 +6,7 @@
 //! [`ChannelState::start`]) before it announces session or keys; the dataplane never does.
 
 use crate::atomic::{AtomicU64, Ordering};
+use crate::pace::Pace;
 use crate::replay::{MAX_SEQUENCE, ReplayWindow};
 
 /// Why a packet was not delivered.
@@ -204,17 +205,15 @@ pub struct SessionShared {
     pub last_data_secs: Counter,
     /// Last authentic record received by UDP (`switch-to-tcp-timeout`, DPD).
     pub last_udp_rx_secs: Counter,
-    /// When user space was last left a record from the client that the kernel path does not take for
-    /// its length, ms: what follows soon goes the same way, so that nothing overtakes.
-    pub rx_bulk_ms: Counter,
-    spare: [u64; 3],
+    /// Which path packets from the client take.
+    pub rx_pace: Pace,
     /// Inner packets to the client.
     pub tx_packets: Counter,
     /// Their bytes.
     pub tx_bytes: Counter,
-    /// As [`Self::rx_bulk_ms`], towards the client.
-    pub tx_bulk_ms: Counter,
-    spare_tx: [u64; 5],
+    /// Which path packets to the client take.
+    pub tx_pace: Pace,
+    spare_tx: [u64; 2],
     drops: [Counter; DropReason::COUNT],
     spare_drops: u64,
 }
@@ -236,14 +235,14 @@ impl SessionShared {
             &self.rx_bytes,
             &self.last_data_secs,
             &self.last_udp_rx_secs,
-            &self.rx_bulk_ms,
             &self.tx_packets,
             &self.tx_bytes,
-            &self.tx_bulk_ms,
         ];
         for counter in counters.into_iter().chain(&self.drops) {
             counter.set(0);
         }
+        self.rx_pace.reset();
+        self.tx_pace.reset();
     }
 
     /// Counts a packet that was not delivered.

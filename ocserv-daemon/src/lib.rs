@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod confine;
+pub mod costs;
 pub mod dataplane;
 pub mod gate;
 pub mod ipc;

@@ -8,6 +8,7 @@ use ocserv_daemon::role::{self, Role, RoleArguments};
 use ocserv_daemon::{confine, dataplane, gate, logging, secmod, supervisor};
 
 fn main() -> ExitCode {
+    ocserv_sys::memory::keep_less();
     match role::from_environment() {
         Ok(Some(arguments)) => run_role(&arguments),
         Ok(None) => run_supervisor(),

@@ -60,6 +60,13 @@ pub fn now_ms() -> u64 {
     nanoseconds / 1_000_000
 }
 
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: a call without arguments.
+    unsafe { helpers::bpf_ktime_get_ns() }
+}
+
 /// Sum of the 16-bit words of memory, as they lie in it. `len` is a multiple of 4, and at most
 /// [`MAX_SUMMED`].
 #[inline(always)]

@@ -16,7 +16,7 @@ use ocserv_common::session::{ChannelState, DropReason, SessionShared};
 use crate::cipher;
 use crate::cpu::Cpu;
 use crate::maps::{self, read};
-use crate::packet::{Frame, TAG, now_ms};
+use crate::packet::{Frame, TAG, now_ns};
 use crate::route;
 use crate::verdict::{Step, Verdict};
 
@@ -36,6 +36,7 @@ struct Context {
     generation: u64,
     shared: &'static SessionShared,
     state: &'static ChannelState,
+    now_ns: u64,
     now_ms: u64,
 }
 
@@ -116,6 +117,7 @@ fn find(cpu: &Cpu, record: &Record) -> Step<Context> {
     if record.epoch != read!(channel, epoch) {
         return Err(Verdict::Left(Counted::UpControl));
     }
+    let now_ns = now_ns();
     Ok(Context {
         slot,
         keys,
@@ -123,25 +125,19 @@ fn find(cpu: &Cpu, record: &Record) -> Step<Context> {
         generation,
         shared,
         state,
-        now_ms: now_ms(),
+        now_ns,
+        now_ms: now_ns / 1_000_000,
     })
 }
 
-/// Long records are cheaper in user space, and what follows them soon must not overtake them.
+/// What is cheaper in user space, and what must not overtake it (`ocserv_common::pace`).
 #[inline(always)]
 fn check_length(context: &Context, record: &Record, settings: &Settings) -> Step<()> {
     if record.length <= TAG {
         return Err(Verdict::Left(Counted::UpForm));
     }
-    if RECORD_HEADER + record.length > settings.max_record as usize {
-        context.shared.rx_bulk_ms.set(context.now_ms);
-        return Err(Verdict::Left(Counted::UpBulk));
-    }
-    // Another CPU may have written a later time than this one has read.
-    let since = context
-        .now_ms
-        .saturating_sub(context.shared.rx_bulk_ms.get());
-    if since < u64::from(settings.bulk_hold_ms) {
+    let len = (RECORD_HEADER + record.length) as u32;
+    if !context.shared.rx_pace.takes(context.now_ns, len, &settings.rx) {
         return Err(Verdict::Left(Counted::UpBulk));
     }
     Ok(())

@@ -15,7 +15,7 @@ use ocserv_common::session::{ChannelState, SessionShared};
 use crate::cipher;
 use crate::cpu::Cpu;
 use crate::maps::{self, read};
-use crate::packet::{Frame, Skb, TAG, now_ms, sum};
+use crate::packet::{Frame, Skb, TAG, now_ns, sum};
 use crate::route::{self, OUTPUT};
 use crate::verdict::{Step, Verdict};
 
@@ -32,6 +32,7 @@ struct Context {
     generation: u64,
     shared: &'static SessionShared,
     state: &'static ChannelState,
+    now_ns: u64,
     now_ms: u64,
 }
 
@@ -155,7 +156,8 @@ fn find(cpu: &mut Cpu, inner: &Inner) -> Step<Context> {
     };
     let keys = maps::keys(slot).ok_or(UNKNOWN)?;
     let shared = maps::shared(slot).ok_or(UNKNOWN)?;
-    let now_ms = now_ms();
+    let now_ns = now_ns();
+    let now_ms = now_ns / 1_000_000;
     let silence_ms = u64::from(read!(keys, silence_ms));
     let newest = u32::from(read!(keys, newest));
     for number in [newest, newest ^ 1] {
@@ -177,6 +179,7 @@ fn find(cpu: &mut Cpu, inner: &Inner) -> Step<Context> {
                 generation,
                 shared,
                 state,
+                now_ns,
                 now_ms,
             });
         }
@@ -184,7 +187,7 @@ fn find(cpu: &mut Cpu, inner: &Inner) -> Step<Context> {
     Err(UNKNOWN)
 }
 
-/// Long packets are cheaper in user space, and what follows them soon must not overtake them.
+/// What is cheaper in user space, and what must not overtake it (`ocserv_common::pace`).
 #[inline(always)]
 fn check_length(
     context: &Context,
@@ -192,22 +195,14 @@ fn check_length(
     settings: &Settings,
     is_super_packet: bool,
 ) -> Step<()> {
-    let bulk = Verdict::Left(Counted::UpBulk);
     let len = inner.total_len as u32;
-    let is_long = is_super_packet
-        || len > MAX_INNER
-        || len > read!(context.keys, mtu)
-        || len + RECORD_OVERHEAD > settings.max_record;
-    if is_long {
-        context.shared.tx_bulk_ms.set(context.now_ms);
-        return Err(bulk);
+    let pace = &context.shared.tx_pace;
+    if is_super_packet || len > MAX_INNER || len > read!(context.keys, mtu) {
+        pace.leave(context.now_ms);
+        return Err(Verdict::Left(Counted::UpBulk));
     }
-    // Another CPU may have written a later time than this one has read.
-    let since = context
-        .now_ms
-        .saturating_sub(context.shared.tx_bulk_ms.get());
-    if since < u64::from(settings.bulk_hold_ms) {
-        return Err(bulk);
+    if !pace.takes(context.now_ns, len + RECORD_OVERHEAD, &settings.tx) {
+        return Err(Verdict::Left(Counted::UpBulk));
     }
     Ok(())
 }

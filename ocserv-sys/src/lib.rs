@@ -8,6 +8,7 @@ pub mod key_map;
 pub mod local_time;
 mod login_record;
 mod memfd;
+pub mod memory;
 pub mod message_batch;
 pub mod poller;
 pub mod process;

@@ -285,28 +285,26 @@ impl Bed {
         for (index, client) in self.clients.iter().enumerate() {
             let wan = format!("wan{index}");
             cable(&self.gateway, &wan, client, "eth0")?;
-            let site = Site::new(index);
-            self.gateway
-                .ip(&format!("address add {GATEWAY4}/32 dev {wan}"))?;
-            self.gateway
-                .ip(&format!("address add {GATEWAY6}/128 dev {wan} nodad"))?;
-            self.gateway.ip(&format!(
-                "route add {}.0/24 dev {wan} src {GATEWAY4}",
-                site.prefix4
-            ))?;
-            self.gateway
-                .ip(&format!("-6 route add {}::/64 dev {wan}", site.prefix6))?;
-            client.ip(&format!("address add {}/32 dev eth0", site.address4()))?;
-            client.ip(&format!(
-                "address add {}/128 dev eth0 nodad",
-                site.address6()
-            ))?;
-            client.ip(&format!(
-                "route add {GATEWAY4}/32 dev eth0 src {}",
-                site.address4()
-            ))?;
-            client.ip(&format!("-6 route add {GATEWAY6}/128 dev eth0"))?;
+            self.address_site(index)?;
         }
+        Ok(())
+    }
+
+    /// Addresses and routes of a client's machine, and of the gateway towards it.
+    pub(crate) fn address_site(&self, index: usize) -> Result<()> {
+        let site = Site::new(index);
+        let (gateway, wan) = (&self.gateway, format!("wan{index}"));
+        gateway.ip(&format!("address add {GATEWAY4}/32 dev {wan}"))?;
+        gateway.ip(&format!("address add {GATEWAY6}/128 dev {wan} nodad"))?;
+        let (net4, net6) = (&site.prefix4, &site.prefix6);
+        gateway.ip(&format!("route add {net4}.0/24 dev {wan} src {GATEWAY4}"))?;
+        gateway.ip(&format!("-6 route add {net6}::/64 dev {wan}"))?;
+        let client = self.client(index);
+        let (own4, own6) = (site.address4(), site.address6());
+        client.ip(&format!("address add {own4}/32 dev eth0"))?;
+        client.ip(&format!("address add {own6}/128 dev eth0 nodad"))?;
+        client.ip(&format!("route add {GATEWAY4}/32 dev eth0 src {own4}"))?;
+        client.ip(&format!("-6 route add {GATEWAY6}/128 dev eth0"))?;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Numbered datagrams with checked contents.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -21,10 +22,12 @@ const PAUSE: Duration = Duration::from_millis(30);
 /// What came of the datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrived {
-    /// Datagrams.
+    /// Datagrams, each counted once.
     pub count: usize,
     /// Of these, how many came behind one that was sent later.
     pub overtaken: usize,
+    /// Datagrams that had come before.
+    pub repeated: usize,
 }
 
 /// Datagrams with `bytes` bytes each, from the client to the lan and back, in both address families.
@@ -47,7 +50,7 @@ pub fn pass_all_ways(bed: &Bed, client: &Client, bytes: usize) -> Result<()> {
         let arrived = pass(from, to, address, GROUPS, &sizes)?;
         let all = Arrived {
             count: sent,
-            overtaken: 0,
+            ..Arrived::default()
         };
         ensure!(arrived == all, "{arrived:?} of {sent} to {address}");
     }
@@ -65,6 +68,24 @@ pub fn pass(
     groups: usize,
     sizes: &[usize],
 ) -> Result<Arrived> {
+    let group: Vec<_> = sizes.iter().map(|size| (*size, Duration::ZERO)).collect();
+    let mut steps = group.repeat(groups);
+    for last in steps.iter_mut().skip(sizes.len() - 1).step_by(sizes.len()) {
+        last.1 = PAUSE;
+    }
+    pass_paced(from, to, address, &steps)
+}
+
+/// Sends datagrams, each of so many bytes and with a pause behind it.
+///
+/// # Errors
+/// As [`pass`] has.
+pub fn pass_paced(
+    from: &Namespace,
+    to: &Namespace,
+    address: &str,
+    steps: &[(usize, Duration)],
+) -> Result<Arrived> {
     let address: IpAddr = address.parse().context("address")?;
     let receiver = to.run(|| UdpSocket::bind((address, 0)))??;
     receiver.set_read_timeout(Some(SILENCE))?;
@@ -77,28 +98,26 @@ pub fn pass(
     let sender = from.run(|| UdpSocket::bind(any))??;
     sender.connect(target)?;
     thread::scope(|scope| {
-        let receiving = scope.spawn(|| receive(&receiver, groups * sizes.len()));
-        let sent = send(&sender, groups, sizes);
+        let receiving = scope.spawn(|| receive(&receiver, steps.len()));
+        let sent = send(&sender, steps);
         let received = receiving.join().map_err(|_| anyhow!("receiver panicked"))?;
         sent.and(received)
     })
 }
 
-fn send(sender: &UdpSocket, groups: usize, sizes: &[usize]) -> Result<()> {
-    let mut number = 0;
-    for _ in 0..groups {
-        for size in sizes {
-            sender.send(&contents(number, *size)).context("send")?;
-            number += 1;
+fn send(sender: &UdpSocket, steps: &[(usize, Duration)]) -> Result<()> {
+    for (number, (size, pause)) in (0..).zip(steps) {
+        sender.send(&contents(number, *size)).context("send")?;
+        if !pause.is_zero() {
+            thread::sleep(*pause);
         }
-        thread::sleep(PAUSE);
     }
     Ok(())
 }
 
 fn receive(receiver: &UdpSocket, expected: usize) -> Result<Arrived> {
     let mut arrived = Arrived::default();
-    let mut latest = 0;
+    let (mut latest, mut known) = (0, HashSet::new());
     let mut buffer = [0; 2048];
     let deadline = std::time::Instant::now() + wait::LONG;
     while arrived.count < expected && std::time::Instant::now() < deadline {
@@ -109,6 +128,10 @@ fn receive(receiver: &UdpSocket, expected: usize) -> Result<Arrived> {
         let head = datagram.first_chunk::<HEAD>().context("a short datagram")?;
         let number = u64::from_be_bytes(*head);
         ensure!(datagram == contents(number, length), "datagram {number}");
+        if !known.insert(number) {
+            arrived.repeated += 1;
+            continue;
+        }
         arrived.count += 1;
         arrived.overtaken += usize::from(number < latest);
         latest = latest.max(number);

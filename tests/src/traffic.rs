@@ -72,11 +72,24 @@ pub fn transfer_during(
     client: &Client,
     disturbance: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let (up, down) = (Flow::lasting(), Flow::lasting());
     let own = client.address6()?;
+    transfer_to_during(bed, client, &own, disturbance)
+}
+
+/// As [`transfer_during`], with another address of the client.
+///
+/// # Errors
+/// As [`transfer_during`].
+pub fn transfer_to_during(
+    bed: &Bed,
+    client: &Client,
+    own: &str,
+    disturbance: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let (up, down) = (Flow::lasting(), Flow::lasting());
     thread::scope(|scope| {
         let up_thread = scope.spawn(|| up.run(client.namespace(), bed.lan(), LAN4));
-        let down_thread = scope.spawn(|| down.run(bed.lan(), client.namespace(), &own));
+        let down_thread = scope.spawn(|| down.run(bed.lan(), client.namespace(), own));
         let pass = |flow: &Flow| {
             let goal = flow.arrived.load(Ordering::Relaxed) + AROUND;
             wait::until_true("the flow to move", wait::LONG, || {

@@ -208,6 +208,27 @@ fn tunnels_go_on_after_the_death_of_the_dataplane() {
 }
 
 #[test]
+fn dataplanes_that_die_at_once_are_replaced_with_pauses() {
+    const SPAN: Duration = Duration::from_secs(3);
+    scenario(|bed| {
+        let server = Server::start(bed, &Config::new(bed))?;
+        let client = Login::new().connect_dtls(bed)?;
+        let replaced = || server.log().matches("it is replaced").count();
+        // The first one has lived; after it there is one a second.
+        wait::never("replacements without a pause", SPAN, || {
+            for pid in server.pids(Role::Dataplane).unwrap_or_default() {
+                process::signal(pid, Signal::SIGKILL);
+            }
+            replaced() > 5
+        })?;
+        assert!(replaced() > 0);
+        traffic::ping_all_ways(bed, &client)?;
+        assert_eq!(client.count(CSTP_UP), 1, "{}", client.log());
+        Ok(())
+    });
+}
+
+#[test]
 fn tcp_only_tunnels_go_on_after_the_death_of_the_dataplane() {
     scenario(|bed| {
         let server = Server::start(bed, &Config::new(bed))?;

@@ -1,6 +1,7 @@
 //! Transfers that are under way while something fails or changes.
 
 use nix::sys::signal::Signal;
+use ocserv_tests::bed::PORT;
 use ocserv_tests::client::CSTP_UP;
 use ocserv_tests::{Client, Config, Login, Role, Server, process, scenario, traffic, wait};
 
@@ -93,6 +94,29 @@ fn udp_is_blocked_under_traffic() {
         let _server = Server::start(bed, &config)?;
         let client = Login::new().connect_dtls(bed)?;
         traffic::transfer_during(bed, &client, || bed.block_udp())?;
+        assert_connected_once(&client);
+        Ok(())
+    });
+}
+
+#[test]
+fn datagrams_are_refused_on_the_gateway_under_traffic() {
+    const REFUSED: &str = "datagrams to clients are not sent: Operation not permitted";
+    scenario(|bed| {
+        let server = Server::start(bed, &Config::new(bed).set("xdp", "off"))?;
+        let client = Login::new().connect_dtls(bed)?;
+        traffic::transfer_during(bed, &client, || {
+            bed.gateway().nft(&format!(
+                "table inet oxc_refuse {{
+                    chain output {{ type filter hook output priority 0; udp sport {PORT} drop; }}
+                }}"
+            ))?;
+            server.wait_log(REFUSED)?;
+            bed.gateway().nft("delete table inet oxc_refuse")
+        })?;
+        // A line of each thread at most, not of each datagram.
+        let threads = std::thread::available_parallelism()?.get();
+        assert!(server.log().matches(REFUSED).count() <= threads);
         assert_connected_once(&client);
         Ok(())
     });

@@ -20,7 +20,7 @@ pub const EBPF: &[&str] = &[
 ];
 
 /// What the comparison needs besides.
-pub const BENCH: &[&str] = &["ethtool", "iperf3"];
+pub const BENCH: &[&str] = &["ethtool", "iperf3", "nftables"];
 
 /// Installs those of `wanted` that are missing, and says which.
 ///

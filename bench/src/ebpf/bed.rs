@@ -9,6 +9,7 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp
 use nix::net::if_::if_nametoindex;
 use ocserv_common::kernel::MAX_RECORD;
 use ocserv_common::session::SessionShared;
+use ocserv_daemon::costs::RecordLimits;
 use ocserv_daemon::ipc::dataplane::SessionParams;
 use ocserv_daemon::ipc::ids::{GateId, Slot};
 use ocserv_daemon::kernel_path::{KernelPath, NewChannel, Options};
@@ -101,7 +102,7 @@ impl Bed {
     pub fn new() -> Result<Self> {
         let options = Options {
             slots: 100,
-            max_record: MAX_RECORD,
+            limits: RecordLimits::fixed(MAX_RECORD),
             direct: false,
             tun_ifindex: 1,
         };

@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 use nix::unistd::Pid;
-use ocserv_tests::bed::GATEWAY4;
+use ocserv_tests::bed::{GATEWAY4, Site};
 use ocserv_tests::datapath::{self, Datapath};
 use ocserv_tests::{Bed, Config, Server, wait};
 use serde::Serialize;
 
 use super::cores::{self, Meter};
 use super::path::RESERVED_PORTS;
+use super::sample::Subject;
 use super::session::Session;
 use crate::client::tls_settings;
 use crate::cost;
@@ -26,16 +27,21 @@ pub enum Kind {
     OursUser,
     /// Ours as it comes, `xdp = auto`.
     OursKernel,
+    /// Ours past the host's stack, `xdp-forward = direct`.
+    OursDirect,
 }
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Plain,
         Self::Reference,
         Self::OursUser,
         Self::OursKernel,
+        Self::OursDirect,
     ];
+    /// Ours, in the same order.
+    pub const OURS: [Self; 3] = [Self::OursUser, Self::OursKernel, Self::OursDirect];
 
     /// As it stands in tables.
     pub const fn text(self) -> &'static str {
@@ -44,14 +50,31 @@ impl Kind {
             Self::Reference => "ocserv 1.1.6",
             Self::OursUser => "ours, xdp = off",
             Self::OursKernel => "ours, xdp = auto",
+            Self::OursDirect => "ours, xdp-forward = direct",
         }
+    }
+
+    /// Where there is little room.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Reference => "ocserv",
+            Self::OursUser => "off",
+            Self::OursKernel => "auto",
+            Self::OursDirect => "direct",
+        }
+    }
+
+    /// Whether the kernel path is on.
+    pub const fn has_kernel_path(self) -> bool {
+        matches!(self, Self::OursKernel | Self::OursDirect)
     }
 
     /// The program that it needs; plain forwarding takes any bed.
     pub const fn side(self) -> SideName {
         match self {
             Self::Reference => SideName::Reference,
-            Self::Plain | Self::OursUser | Self::OursKernel => SideName::Ours,
+            _ => SideName::Ours,
         }
     }
 }
@@ -73,7 +96,7 @@ impl Contender {
     /// When the program does not start, or the kernel path is off that should be on.
     pub fn start(kind: Kind, max_record: Option<u32>) -> Result<Self> {
         Self::start_with(kind, |config| match max_record {
-            Some(bytes) if kind == Kind::OursKernel => {
+            Some(bytes) if kind.has_kernel_path() => {
                 config.set("xdp-max-record", &bytes.to_string())
             }
             _ => config,
@@ -146,7 +169,19 @@ impl Contender {
         Some(format!("{:?}", first.cipher))
     }
 
-    /// The processor time of everything that moves packets in the gateway.
+    /// What packets pass, with its own sessions.
+    ///
+    /// # Errors
+    /// When the bed's address cannot be read.
+    pub fn subject(&self) -> Result<Subject<'_>> {
+        Ok(Subject {
+            bed: self.side.bed(),
+            sessions: &self.sessions,
+            client: Site::new(0).address4().parse()?,
+        })
+    }
+
+    /// Of everything that moves packets in the gateway.
     ///
     /// # Errors
     /// When a process has ended.
@@ -169,7 +204,7 @@ impl Contender {
     /// When `occtl` fails.
     pub fn passed(&self) -> Result<Option<(u64, u64)>> {
         let server = self.server.as_ref();
-        let Some(server) = server.filter(|_| self.kind == Kind::OursKernel) else {
+        let Some(server) = server.filter(|_| self.kind.has_kernel_path()) else {
             return Ok(None);
         };
         let packets = datapath::packets(server)?;
@@ -208,7 +243,11 @@ impl Contender {
     }
 }
 
-fn serve(
+/// Starts the program of a kind on these processors, with changes of the caller to its configuration.
+///
+/// # Errors
+/// When it does not start, or the kernel path is off that should be on.
+pub fn serve(
     kind: Kind,
     side: &Side,
     cpus: &[usize],
@@ -221,9 +260,19 @@ fn serve(
         Kind::Plain | Kind::Reference => config,
         Kind::OursUser => config.set("xdp", "off"),
         Kind::OursKernel => config.set("xdp", "auto"),
+        Kind::OursDirect => {
+            // A veth takes what XDP sends only if its peer has NAPI.
+            for end in [side.bed().client(0), side.bed().lan()] {
+                end.must("ethtool", &["-K", "eth0", "gro", "on"])?;
+            }
+            config
+                .set("xdp", "auto")
+                .set("xdp-forward", "direct")
+                .set("xdp-lan-interface", "lan0")
+        }
     };
     let server = side.start_on(cpus, &change(config))?;
-    if kind == Kind::OursKernel {
+    if kind.has_kernel_path() {
         let is_on = || Datapath::of(&server).is_ok_and(|datapath| datapath.is_on());
         wait::until_true("the kernel path", wait::SHORT, is_on)?;
     }

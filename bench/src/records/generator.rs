@@ -1,11 +1,15 @@
 //! Sends prepared datagrams in a closed loop: no more are under way than every queue holds.
 
-use std::net::SocketAddr;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ocserv_sys::poller::Poller;
 use ocserv_sys::udp::{Destination, RxBatch, TxBatch, UdpPort};
+
+use super::raw::RawPort;
 
 /// Datagrams that may be under way. A queue of veth holds 256 packets, and the receive buffer of a
 /// socket (212 KB by default, a datagram counting as 2.3 KB) 92.
@@ -55,24 +59,44 @@ impl Burst {
     }
 }
 
+/// A socket that packets leave by or arrive at.
+#[derive(Clone, Copy)]
+pub enum Port<'a> {
+    /// Datagrams.
+    Udp(&'a UdpPort),
+    /// TCP segments; what arrives is for this port.
+    Raw(&'a RawPort, u16),
+}
+
+impl AsFd for Port<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Udp(port) => port.as_fd(),
+            Self::Raw(port, _) => port.as_fd(),
+        }
+    }
+}
+
 /// Where datagrams arrive.
 pub struct Sinks<'a> {
-    ports: Vec<&'a UdpPort>,
-    /// Length of what counts, for each port.
-    expected: Vec<usize>,
+    ports: Vec<Port<'a>>,
+    /// Lengths of what counts, for each port.
+    expected: Vec<Vec<usize>>,
     poller: Poller,
     ready: Vec<u64>,
     batch: RxBatch,
+    /// Of raw sockets.
+    buffer: Vec<u8>,
     sample: Option<(usize, Vec<u8>)>,
     strangers: usize,
 }
 
 impl<'a> Sinks<'a> {
-    /// Sockets, each with the length of the datagrams that count.
+    /// Sockets, each with the lengths of the datagrams that count, or of the payloads of segments.
     ///
     /// # Errors
     /// When there are too many open files.
-    pub fn new(ports: impl IntoIterator<Item = (&'a UdpPort, usize)>) -> Result<Self> {
+    pub fn new(ports: impl IntoIterator<Item = (Port<'a>, Vec<usize>)>) -> Result<Self> {
         let (ports, expected): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let poller = Poller::new(ports.len())?;
         for (token, port) in (0..).zip(&ports) {
@@ -84,6 +108,7 @@ impl<'a> Sinks<'a> {
             poller,
             ready: Vec::new(),
             batch: RxBatch::new(CHUNK, LONGEST),
+            buffer: Vec::new(),
             sample: None,
             strangers: 0,
         })
@@ -107,19 +132,39 @@ impl<'a> Sinks<'a> {
             return Ok(None);
         }
         let mut arrived = 0;
-        for token in &self.ready {
-            let index = *token as usize;
-            let count = self.ports[index].recv_batch(&mut self.batch)?;
-            let expected = self.expected[index];
-            let good = (0..count).filter(|at| self.batch.bytes(*at).len() == expected);
-            let good: Vec<_> = good.collect();
-            arrived += good.len();
-            self.strangers += count - good.len();
-            if let (None, Some(last)) = (&self.sample, good.last()) {
-                self.sample = Some((index, self.batch.bytes(*last).to_vec()));
-            }
+        let ready = mem::take(&mut self.ready);
+        for index in ready.iter().map(|token| *token as usize) {
+            arrived += match self.ports[index] {
+                Port::Udp(port) => self.receive_datagrams(index, port)?,
+                Port::Raw(port, to) => self.receive_segments(index, port, to)?,
+            };
         }
+        self.ready = ready;
         Ok(Some(arrived))
+    }
+
+    fn receive_datagrams(&mut self, index: usize, port: &UdpPort) -> Result<usize> {
+        let count = port.recv_batch(&mut self.batch)?;
+        let expected = &self.expected[index];
+        let good = (0..count).filter(|at| expected.contains(&self.batch.bytes(*at).len()));
+        let good: Vec<_> = good.collect();
+        self.strangers += count - good.len();
+        if let (None, Some(last)) = (&self.sample, good.last()) {
+            self.sample = Some((index, self.batch.bytes(*last).to_vec()));
+        }
+        Ok(good.len())
+    }
+
+    fn receive_segments(&mut self, index: usize, port: &RawPort, to: u16) -> Result<usize> {
+        let Some(payload) = self.expected[index].first() else {
+            return Ok(0);
+        };
+        let segments = port.receive(&mut self.buffer, to, *payload)?;
+        self.strangers += segments.others;
+        if self.sample.is_none() && segments.good > 0 {
+            self.sample = Some((index, segments.last));
+        }
+        Ok(segments.good)
     }
 
     fn drain(&mut self) -> Result<()> {
@@ -135,6 +180,8 @@ pub struct Moved {
     pub delivered: usize,
     /// Datagrams that did not.
     pub lost: usize,
+    /// Those of them that the kernel did not take.
+    pub refused: usize,
     /// From the first sent to the last received.
     pub wall: Duration,
 }
@@ -159,7 +206,7 @@ impl Generator {
     pub fn run(
         &mut self,
         burst: &Burst,
-        ports: &[&UdpPort],
+        ports: &[Port<'_>],
         sinks: &mut Sinks<'_>,
     ) -> Result<Moved> {
         sinks.drain()?;
@@ -170,7 +217,9 @@ impl Generator {
             while sent < burst.items.len() && sent + CHUNK <= moved.delivered + moved.lost + WINDOW
             {
                 let chunk = &burst.items[sent..(sent + CHUNK).min(burst.items.len())];
-                moved.lost += self.send(chunk, &burst.bytes[offset..], ports);
+                let refused = self.send(chunk, &burst.bytes[offset..], ports);
+                moved.lost += refused;
+                moved.refused += refused;
                 sent += chunk.len();
                 offset += chunk.iter().map(|item| item.len).sum::<usize>();
             }
@@ -188,11 +237,19 @@ impl Generator {
     }
 
     /// Returns how many the kernel did not take.
-    fn send(&mut self, chunk: &[Item], mut bytes: &[u8], ports: &[&UdpPort]) -> usize {
+    fn send(&mut self, chunk: &[Item], mut bytes: &[u8], ports: &[Port<'_>]) -> usize {
         let mut sent = 0;
         for (at, item) in chunk.iter().enumerate() {
             let (datagram, rest) = bytes.split_at(item.len);
             bytes = rest;
+            let port = match (ports[item.port], item.to.ip()) {
+                (Port::Udp(port), _) => port,
+                (Port::Raw(port, _), IpAddr::V4(to)) => {
+                    sent += usize::from(port.send(datagram, to));
+                    continue;
+                }
+                (Port::Raw(..), IpAddr::V6(_)) => continue,
+            };
             if let Some(buffer) = self.batch.buffer() {
                 buffer[..item.len].copy_from_slice(datagram);
             }
@@ -204,7 +261,7 @@ impl Generator {
             self.batch.commit(item.len, &to, 0);
             let next = chunk.get(at + 1);
             if next.is_none_or(|next| next.port != item.port) {
-                sent += ports[item.port].send_batch(&mut self.batch).sent;
+                sent += port.send_batch(&mut self.batch).sent;
             }
         }
         chunk.len() - sent
@@ -217,7 +274,7 @@ mod tests {
 
     use ocserv_sys::udp::{self, PathMtu, UdpPort};
 
-    use super::{Burst, Generator, Sinks, WINDOW};
+    use super::{Burst, Generator, Port, Sinks, WINDOW};
 
     fn port() -> UdpPort {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -239,10 +296,12 @@ mod tests {
     #[test]
     fn all_that_was_sent_is_counted() {
         let (one, other, sink) = (port(), port(), port());
-        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let mut sinks = Sinks::new([(Port::Udp(&sink), vec![100])]).unwrap();
         let burst = burst(1000, sink.local_addr(), 100);
         let mut generator = Generator::new();
-        let moved = generator.run(&burst, &[&one, &other], &mut sinks).unwrap();
+        let moved = generator
+            .run(&burst, &[Port::Udp(&one), Port::Udp(&other)], &mut sinks)
+            .unwrap();
         assert_eq!((moved.delivered, moved.lost), (1000, 0));
         assert_eq!(sinks.take_sample(), Some((0, vec![7; 100])));
     }
@@ -250,14 +309,16 @@ mod tests {
     #[test]
     fn what_arrives_elsewhere_or_otherwise_is_lost() {
         let (one, other, sink) = (port(), port(), port());
-        let mut sinks = Sinks::new([(&sink, 100)]).unwrap();
+        let mut sinks = Sinks::new([(Port::Udp(&sink), vec![100])]).unwrap();
         let mut generator = Generator::new();
         let lost = [
             burst(WINDOW, one.local_addr(), 100),
             burst(WINDOW, sink.local_addr(), 99),
         ];
         for burst in lost {
-            let moved = generator.run(&burst, &[&one, &other], &mut sinks).unwrap();
+            let moved = generator
+                .run(&burst, &[Port::Udp(&one), Port::Udp(&other)], &mut sinks)
+                .unwrap();
             assert_eq!((moved.delivered, moved.lost), (0, WINDOW));
         }
         assert_eq!(sinks.strangers(), WINDOW);

@@ -1,123 +1,48 @@
 //! Processor time of the gateway for each packet: records that the load generator sealed itself, in
 //! a closed loop, so that no client program is in the way.
 
+mod case;
 pub(crate) mod contender;
 pub(crate) mod cores;
 pub(crate) mod generator;
 pub(crate) mod packet;
 pub(crate) mod path;
+mod peers;
+mod plot;
+mod raw;
+pub(crate) mod sample;
 pub(crate) mod session;
 mod table;
 
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde::Serialize;
 
-use self::contender::{Contender, Kind};
-use self::cores::Meter;
-use self::generator::{Burst, Generator, Moved};
-use self::path::{Path, Sockets};
+use self::case::Choice;
+use self::contender::Contender;
 use crate::Scale;
 use crate::report::Report;
 use crate::side::{SideName, client_cpus, on_cpus};
 
+pub use self::case::{Case, Direction, Traffic};
+pub use self::contender::Kind;
+pub use self::peers::PeerTable;
 pub use self::table::Table;
-
-/// Datagrams that are made ahead and then sent at once.
-const BURST: usize = 4096;
-/// A sample with more losses than this share is none.
-const MOST_LOST: f64 = 0.05;
-/// Inner flows of the cases with many.
-const MANY_FLOWS: usize = 64;
-/// Sizes and numbers of sessions of a full run, and of a quick one.
-const SIZES: [usize; 5] = [64, 256, 512, 1024, 1400];
-const QUICK_SIZES: [usize; 2] = [64, 1400];
-const SESSIONS: [usize; 3] = [1, 64, 256];
-const QUICK_SESSIONS: [usize; 2] = [1, 64];
 
 /// What of the figure is wanted.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Options {
-    /// Sizes of inner packets of the figure `records`, in bytes.
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(64..=1400))]
-    sizes: Vec<u16>,
-    /// Numbers of sessions of the figure `records`.
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4000))]
-    sessions: Vec<u16>,
+    #[command(flatten)]
+    choice: Choice,
     /// `xdp-max-record` of ours with the kernel path, in the figure `records`; its default otherwise.
     #[arg(long)]
     max_record: Option<u32>,
-}
-
-/// From where to where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// From clients to the lan.
-    Up,
-    /// From the lan to clients.
-    Down,
-}
-
-impl Direction {
-    /// As it stands in tables.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-        }
-    }
-}
-
-/// A row of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Case {
-    /// Which way.
-    pub direction: Direction,
-    /// Sessions that take turns, packet by packet.
-    pub sessions: usize,
-    /// Inner flows of each session.
-    pub flows: usize,
-    /// Bytes of an inner packet, headers included.
-    pub size: usize,
-}
-
-/// What a sample consists of.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sample {
-    delivered: usize,
-    lost: usize,
-    wall: Duration,
-    processor: Duration,
-    /// Share of the packets that passed in the kernel, where that is known.
-    pub in_kernel: Option<f64>,
-}
-
-impl Sample {
-    fn add(&mut self, moved: Moved, processor: Duration) {
-        self.delivered += moved.delivered;
-        self.lost += moved.lost;
-        self.wall += moved.wall;
-        self.processor += processor;
-    }
-
-    /// Nanoseconds of the gateway's processor for each delivered packet.
-    pub fn cost(&self) -> f64 {
-        self.processor.as_secs_f64() * 1e9 / self.delivered as f64
-    }
-
-    /// Delivered packets a second.
-    pub fn rate(&self) -> f64 {
-        self.delivered as f64 / self.wall.as_secs_f64()
-    }
-
-    /// Share of the packets that got lost.
-    pub fn loss(&self) -> f64 {
-        self.lost as f64 / (self.delivered + self.lost) as f64
-    }
+    /// Where the picture of the figure `records` goes; beside the JSON result otherwise.
+    #[arg(long)]
+    pub svg: Option<PathBuf>,
 }
 
 /// Measures all cases, the contenders in turns.
@@ -143,7 +68,11 @@ pub fn measure(
             .for_each(|contender| eprintln!("{}", contender.bed().logs()));
     }
     contenders.into_iter().try_for_each(Contender::close)?;
-    outcome
+    outcome?;
+    if only.is_none() {
+        peers::measure(&options.choice, scale, report).context("peers")?;
+    }
+    Ok(())
 }
 
 /// Each session has two sockets here. After the start of the servers, which shall not inherit it.
@@ -158,7 +87,7 @@ fn measure_all(
     scale: Scale,
     report: &mut Report,
 ) -> Result<()> {
-    for sessions in chosen(&options.sessions, scale, &SESSIONS, &QUICK_SESSIONS) {
+    for sessions in options.choice.crowds(scale) {
         for contender in &mut *contenders {
             contender
                 .log_in(sessions)
@@ -167,7 +96,7 @@ fn measure_all(
                 report.records.note_cipher(contender.kind(), cipher);
             }
         }
-        for case in cases(sessions, options, scale) {
+        for case in options.choice.cases(sessions, scale) {
             for round in 1..=scale.rounds {
                 for contender in &*contenders {
                     run_round(contender, case, round, scale, report)
@@ -187,8 +116,11 @@ fn run_round(
     report: &mut Report,
 ) -> Result<()> {
     let cpus = client_cpus()?;
+    let (subject, meter) = (contender.subject()?, contender.meter()?);
     let before = contender.passed()?;
-    let mut sample = on_cpus(&cpus, || take_sample(contender, case, scale.packets))??;
+    let mut sample = on_cpus(&cpus, || {
+        sample::take(&subject, &meter, case, scale.packets)
+    })??;
     sample.in_kernel = share(before, contender.passed()?);
     report.records.add(case, contender.kind(), &sample);
     let in_kernel = sample.in_kernel.map(|share| share * 1e2);
@@ -207,96 +139,4 @@ fn run_round(
 fn share(before: Option<(u64, u64)>, after: Option<(u64, u64)>) -> Option<f64> {
     let ((kernel_before, all_before), (kernel, all)) = (before?, after?);
     Some((kernel - kernel_before) as f64 / (all - all_before) as f64)
-}
-
-/// The rows for so many sessions. Only a single session is measured with many flows as well: the
-/// sessions of a crowd are flows already.
-fn cases(sessions: usize, options: &Options, scale: Scale) -> Vec<Case> {
-    let sizes = chosen(&options.sizes, scale, &SIZES, &QUICK_SIZES);
-    let flows: &[usize] = if sessions == 1 {
-        &[1, MANY_FLOWS]
-    } else {
-        &[1]
-    };
-    let mut cases = Vec::new();
-    for direction in [Direction::Up, Direction::Down] {
-        for flows in flows {
-            cases.extend(sizes.iter().map(|size| Case {
-                direction,
-                sessions,
-                flows: *flows,
-                size: *size,
-            }));
-        }
-    }
-    cases
-}
-
-fn chosen(wanted: &[u16], scale: Scale, full: &[usize], quick: &[usize]) -> Vec<usize> {
-    if !wanted.is_empty() {
-        let mut wanted: Vec<_> = wanted.iter().copied().map(usize::from).collect();
-        // Sessions are added to those that are open.
-        wanted.sort_unstable();
-        return wanted;
-    }
-    if scale.is_quick { quick } else { full }.to_vec()
-}
-
-/// Sends bursts until their time adds up to `span`.
-fn take_sample(contender: &Contender, case: Case, span: Duration) -> Result<Sample> {
-    let sockets = Sockets::open(contender, &case)?;
-    let mut path = Path::new(case, contender.sessions(), &sockets)?;
-    let mut way = Way {
-        meter: contender.meter()?,
-        generator: Generator::new(),
-        burst: Burst::default(),
-    };
-    // Neighbours are looked up, the ways of sessions settle.
-    way.run(&mut path)?;
-    let mut sample = Sample::default();
-    while sample.wall < span {
-        let (moved, processor) = way.run(&mut path)?;
-        sample.add(moved, processor);
-    }
-    let strangers = path.sinks.strangers();
-    ensure!(
-        sample.loss() <= MOST_LOST,
-        "{} of {} packets lost, {strangers} others arrived",
-        sample.lost,
-        sample.lost + sample.delivered
-    );
-    Ok(sample)
-}
-
-struct Way {
-    meter: Meter,
-    generator: Generator,
-    burst: Burst,
-}
-
-impl Way {
-    fn run(&mut self, path: &mut Path<'_>) -> Result<(Moved, Duration)> {
-        path.keep_alive()?;
-        path.fill(&mut self.burst, BURST)?;
-        let before = self.meter.read()?;
-        let moved = self
-            .generator
-            .run(&self.burst, &path.out, &mut path.sinks)?;
-        let processor = self.meter.read()?.saturating_sub(before);
-        path.check()?;
-        Ok((moved, processor))
-    }
-}
-
-impl std::fmt::Display for Case {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let direction = self.direction.text();
-        let plural = |count: usize| if count == 1 { "" } else { "s" };
-        let (sessions, flows) = (self.sessions, self.flows);
-        write!(f, "{direction}, {sessions} session{}", plural(sessions))?;
-        if sessions == 1 {
-            write!(f, ", {flows} flow{}", plural(flows))?;
-        }
-        write!(f, ", {} B", self.size)
-    }
 }

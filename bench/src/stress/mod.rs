@@ -21,6 +21,7 @@ use serde::Serialize;
 
 /// What of these figures is wanted.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Options {
     /// Length of the figure `soak` after its warm-up.
     #[arg(long, default_value_t = 30.0, value_parser = minutes)]

@@ -19,8 +19,9 @@ use crate::client::tls_settings;
 use crate::records::contender::{Contender, Kind};
 use crate::records::generator::{Burst, Generator, Moved};
 use crate::records::path::{Path, Sockets};
+use crate::records::sample::Subject;
 use crate::records::session::Session;
-use crate::records::{Case, Direction, raise_file_limit};
+use crate::records::{Case, Direction, Traffic, raise_file_limit};
 use crate::report::{Report, digits};
 use crate::side::{client_cpus, on_cpus};
 
@@ -179,7 +180,7 @@ impl Load<'_> {
                 direction,
                 sessions: chosen.len(),
                 flows: 1,
-                size,
+                traffic: Traffic::Udp(size),
             };
             let moved = self
                 .phase(case, chosen.clone())
@@ -193,8 +194,12 @@ impl Load<'_> {
 
     /// One kind of load on some sessions.
     fn phase(&mut self, case: Case, chosen: std::ops::Range<usize>) -> Result<Moved> {
-        let sockets = Sockets::open(self.contender, &case)?;
-        let mut path = Path::new(case, &self.sessions[chosen], &sockets)?;
+        let subject = Subject {
+            sessions: &self.sessions[chosen],
+            ..self.contender.subject()?
+        };
+        let sockets = Sockets::open(&subject, &case)?;
+        let mut path = Path::new(case, &subject, &sockets)?;
         let begin = Instant::now();
         let mut all = Moved::default();
         while begin.elapsed() < PHASE {
@@ -234,11 +239,16 @@ impl Load<'_> {
                 direction,
                 sessions: 1,
                 flows: 1,
-                size: 64,
+                traffic: Traffic::Udp(64),
             };
-            let sockets = Sockets::open(self.contender, &case)?;
+            let all = Subject {
+                sessions: &self.sessions,
+                ..self.contender.subject()?
+            };
+            let sockets = Sockets::open(&all, &case)?;
             for (place, session) in self.sessions.iter().enumerate() {
-                let mut path = Path::new(case, slice::from_ref(session), &sockets)?;
+                let sessions = slice::from_ref(session);
+                let mut path = Path::new(case, &Subject { sessions, ..all }, &sockets)?;
                 let mut arrives = false;
                 for _ in 0..PROBES {
                     path.fill(&mut self.burst, PROBE)?;

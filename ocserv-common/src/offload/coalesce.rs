@@ -102,6 +102,11 @@ impl Group {
         self.count.into()
     }
 
+    /// Number of its first packet.
+    pub fn first(&self) -> u32 {
+        self.first.into()
+    }
+
     /// It never is.
     pub fn is_empty(&self) -> bool {
         self.count == 0

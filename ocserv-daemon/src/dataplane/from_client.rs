@@ -6,7 +6,6 @@
 //! (protocol.md 8.6).
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use ocserv_common::ip::IpHeader;
@@ -23,9 +22,10 @@ use tokio::sync::mpsc;
 
 use super::channel::{Channel, Flow};
 use super::mailbox::Report;
+use super::meter::Meter;
 use super::output::{Output, Tag};
 use super::session::Session;
-use super::worker::Worker;
+use super::worker::{Delivery, Worker};
 use super::{BATCH, clock};
 
 /// Sessions behind one IP that a record from an unknown port is tried with.
@@ -42,7 +42,7 @@ struct Inbound<'a> {
     datagram: usize,
     base: usize,
     out: &'a mut Output,
-    deliver: &'a mut Vec<(usize, Range<usize>)>,
+    deliver: &'a mut Vec<Delivery>,
     scratch: &'a mut Vec<u8>,
 }
 
@@ -52,6 +52,7 @@ impl Worker {
         let Some(socket) = self.out.ports.get(port) else {
             return Ok(());
         };
+        let begun = self.meter.as_mut().and_then(Meter::begin);
         let count = socket.recv_batch(batch)?;
         let now = clock();
         self.strays.malformed += batch.refused() as u64;
@@ -77,9 +78,9 @@ impl Worker {
         let packets = self
             .deliver
             .iter()
-            .filter_map(|(index, range)| batch.bytes(*index).get(range.clone()));
-        let sent = self.out.tun.send_batch(packets);
-        self.strays.tun += (sent.full + sent.refused) as u64;
+            .filter_map(|d| batch.bytes(d.index).get(d.range.clone()));
+        self.strays.tun += self.out.deliver(packets) as u64;
+        self.meter_received(now, batch, begun);
         self.flush_control(now);
         Ok(())
     }
@@ -301,8 +302,11 @@ impl Inbound<'_> {
             DtlsInput::Packet(packet) => {
                 let start = (packet.as_ptr() as usize).wrapping_sub(self.base);
                 if let Some(len) = check_inner(session, self.now, packet) {
-                    self.deliver
-                        .push((self.datagram, start..start.saturating_add(len)));
+                    self.deliver.push(Delivery {
+                        index: self.datagram,
+                        range: start..start.saturating_add(len),
+                        slot: session.slot(),
+                    });
                 }
             }
             DtlsInput::Respond(payload) => {

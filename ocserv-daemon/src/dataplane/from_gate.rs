@@ -13,7 +13,7 @@ use super::channel::Flow;
 use super::clock;
 use super::from_client::check_inner;
 use super::session::Session;
-use super::worker::Worker;
+use super::worker::{Delivery, Worker};
 use crate::ipc::ids::{GateId, Slot};
 use crate::ipc::packet::{Frame, HEADER_LEN};
 
@@ -34,7 +34,11 @@ impl Worker {
                     };
                     session.data_by_cstp();
                     if let Some(len) = check_inner(&session, now, packet) {
-                        self.deliver.push((index, HEADER_LEN..HEADER_LEN + len));
+                        self.deliver.push(Delivery {
+                            index,
+                            range: HEADER_LEN..HEADER_LEN + len,
+                            slot: slot.0,
+                        });
                     }
                 }
                 Some(Frame::Packets { slot, packets }) => {
@@ -44,7 +48,11 @@ impl Worker {
                     session.data_by_cstp();
                     for (at, packet) in packets {
                         if let Some(len) = check_inner(&session, now, packet) {
-                            self.deliver.push((index, at..at + len));
+                            self.deliver.push(Delivery {
+                                index,
+                                range: at..at + len,
+                                slot: slot.0,
+                            });
                         }
                     }
                 }
@@ -70,9 +78,8 @@ impl Worker {
         let packets = self
             .deliver
             .iter()
-            .filter_map(|(index, range)| batch.message(*index).get(range.clone()));
-        let sent = self.out.tun.send_batch(packets);
-        self.strays.tun += (sent.full + sent.refused) as u64;
+            .filter_map(|d| batch.message(d.index).get(d.range.clone()));
+        self.strays.tun += self.out.deliver(packets) as u64;
         self.flush_control(now);
         if !matches!(state, Ok(LinkState::Open)) {
             tracing::debug!(gate = gate.0, "a gate closed its packet link");

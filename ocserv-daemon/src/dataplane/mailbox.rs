@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::ipc::ids::GateId;
 
 /// Changes that a thread may leave unread before the control task waits for it.
-const CAPACITY: usize = 4096;
+const CAPACITY: usize = 256;
 
 /// A change of a thread's tables.
 pub enum Update {
@@ -42,6 +42,8 @@ pub enum Report {
     Mtu(u32, u16),
     /// The keys of that number in a channel record of a session are not used any more.
     Ended(u32, u8, u64),
+    /// What outputs cost, ns, by direction.
+    Outputs([f64; 2]),
     /// A thread cannot go on.
     Failed(usize, String),
 }

@@ -19,6 +19,7 @@ mod from_gate;
 mod icmp;
 mod limit;
 mod mailbox;
+mod meter;
 mod output;
 mod pending;
 mod routes;
@@ -26,6 +27,7 @@ mod session;
 mod session_mtu;
 mod table;
 mod to_client;
+mod trouble;
 mod worker;
 
 use std::os::fd::OwnedFd;
@@ -44,6 +46,7 @@ use self::control::{Control, Features, Records};
 use self::mailbox::{Inbox, Mailbox, Report, mailbox};
 use self::worker::Worker;
 use crate::confine::confine;
+use crate::costs::Costs;
 use crate::ipc::channel::Channel;
 use crate::ipc::dataplane::ToDataplane;
 use crate::role::Confinement;
@@ -71,7 +74,8 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
         let setup = Setup::take(setup, fds)?;
         confine(&confinement, sandbox::Role::Dataplane)?;
         let (sender, reports) = mpsc::channel(REPORTS);
-        let threads = start_threads(setup.threads, &sender)?;
+        let threads = start_threads(setup.threads, setup.costs, &sender)?;
+        ocserv_sys::memory::give_back();
         Control::new(supervisor, threads, reports, setup.records, setup.features)
             .run()
             .await
@@ -83,6 +87,7 @@ struct Setup {
     records: Records,
     features: Features,
     threads: Vec<(TunQueue, Vec<UdpPort>)>,
+    costs: Option<Costs>,
 }
 
 impl Setup {
@@ -93,6 +98,7 @@ impl Setup {
             slots,
             kernel_maps,
             try_mtu_discovery,
+            costs,
             ..
         } = message
         else {
@@ -136,12 +142,14 @@ impl Setup {
             records,
             features,
             threads,
+            costs,
         })
     }
 }
 
 fn start_threads(
     parts: Vec<(TunQueue, Vec<UdpPort>)>,
+    costs: Option<Costs>,
     reports: &mpsc::Sender<Report>,
 ) -> anyhow::Result<Vec<Mailbox>> {
     let count = parts.len();
@@ -154,7 +162,7 @@ fn start_threads(
         };
         std::thread::Builder::new()
             .name(format!("packets-{id}"))
-            .spawn(move || guard.watch(count, tun, ports, &inbox))
+            .spawn(move || guard.watch(count, (tun, ports), costs, &inbox))
             .context("cannot start a packet thread")?;
         mailboxes.push(mailbox);
     }
@@ -168,9 +176,15 @@ struct FailureGuard {
 }
 
 impl FailureGuard {
-    fn watch(self, threads: usize, tun: TunQueue, ports: Vec<UdpPort>, inbox: &Inbox) {
+    fn watch(
+        self,
+        threads: usize,
+        parts: (TunQueue, Vec<UdpPort>),
+        costs: Option<Costs>,
+        inbox: &Inbox,
+    ) {
         let reports = self.reports.clone();
-        let worker = move || Worker::new((self.id, threads), tun, ports, reports).run(inbox);
+        let worker = move || Worker::new((self.id, threads), parts, costs, reports).run(inbox);
         let work = std::panic::AssertUnwindSafe(worker);
         let failure = match std::panic::catch_unwind(work) {
             Ok(Ok(())) => return,

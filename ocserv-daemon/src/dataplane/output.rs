@@ -1,6 +1,6 @@
 //! What leaves a thread: records and datagrams, inner packets, frames to gates. All in batches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use ocserv_sys::udp::{Destination, Marking, TxBatch, UdpPort};
 
 use super::channel::{Channel, Flow};
 use super::session::Session;
+use super::trouble::{News, Trouble};
 use super::{BATCH, MAX_DATAGRAM};
 use crate::ipc::ids::GateId;
 use crate::ipc::packet::Frame;
@@ -79,8 +80,10 @@ pub struct Output {
     pub links: HashMap<GateId, Arc<OwnedFd>>,
     batches: Vec<TxBatch>,
     frame: Vec<u8>,
-    too_long: Vec<Tag>,
+    too_long: VecDeque<Tag>,
     lost: Vec<Tag>,
+    tun_trouble: Trouble,
+    udp_trouble: Trouble,
 }
 
 impl Output {
@@ -97,8 +100,10 @@ impl Output {
             links: HashMap::new(),
             batches,
             frame: Vec::new(),
-            too_long: Vec::new(),
+            too_long: VecDeque::new(),
             lost: Vec::new(),
+            tun_trouble: Trouble::default(),
+            udp_trouble: Trouble::default(),
         }
     }
 
@@ -150,13 +155,15 @@ impl Output {
         self.batches.get_mut(index)
     }
 
-    /// Sends all batches of records. [`Self::take_too_long`] and [`Self::lost`] tell the rest.
+    /// Sends all batches of records. [`Self::next_too_long`] and [`Self::lost`] tell the rest.
     pub fn flush(&mut self) {
         self.too_long.clear();
         self.lost.clear();
         for (port, batch) in self.ports.iter().zip(&mut self.batches) {
             if !batch.is_empty() {
-                port.send_batch(batch);
+                let report = port.send_batch(batch);
+                let failed = report.full + report.refused;
+                self.udp_trouble.note(report.sent, failed, report.error);
                 self.too_long
                     .extend(batch.too_long().iter().map(|tag| Tag::decode(*tag)));
                 self.lost
@@ -165,14 +172,40 @@ impl Output {
         }
     }
 
-    /// What the last [`Self::flush`] found too long for the path; seldom anything.
-    pub fn take_too_long(&mut self) -> Vec<Tag> {
-        std::mem::take(&mut self.too_long)
+    /// Takes the next one of what the last [`Self::flush`] found too long for the path; seldom anything.
+    pub fn next_too_long(&mut self) -> Option<Tag> {
+        self.too_long.pop_front()
     }
 
     /// What the last [`Self::flush`] lost otherwise.
     pub fn lost(&self) -> &[Tag] {
         &self.lost
+    }
+
+    /// Writes packets to the tun device. How many it did not take.
+    pub fn deliver<'a>(&mut self, packets: impl IntoIterator<Item = &'a [u8]>) -> usize {
+        let sent = self.tun.send_batch(packets);
+        let failed = sent.full + sent.refused;
+        self.tun_trouble.note(sent.sent, failed, sent.error);
+        failed
+    }
+
+    /// Says what does not take packets, and what does again.
+    pub fn tell_troubles(&mut self, thread: usize) {
+        match self.tun_trouble.look() {
+            Some(News::Began(lost, reason)) => {
+                tracing::warn!(thread, lost, "the tun device takes no packets: {reason}");
+            }
+            Some(News::Over) => tracing::info!(thread, "the tun device takes packets again"),
+            None => {}
+        }
+        match self.udp_trouble.look() {
+            Some(News::Began(lost, reason)) => {
+                tracing::warn!(thread, lost, "datagrams to clients are not sent: {reason}");
+            }
+            Some(News::Over) => tracing::info!(thread, "datagrams to clients are sent again"),
+            None => {}
+        }
     }
 
     /// Sends packets to a gate; each message is its header and body. Counts from the first one tell

@@ -14,6 +14,7 @@ use ocserv_sys::shared_map::SharedSessions;
 
 use super::channel::{Channel, Flow};
 use super::limit::RateLimit;
+use super::meter::Merging;
 use super::routes::Prefix;
 use super::session_mtu::SessionMtu;
 use crate::ipc::dataplane::SessionParams;
@@ -35,6 +36,8 @@ pub struct Session {
     pub handshake: ArcSwapOption<Flow>,
     /// Largest inner packet.
     pub mtu: SessionMtu,
+    /// What merges of its packets, by `Direction`.
+    pub merging: [Merging; 2],
     sources: Vec<Prefix>,
     channels: [ArcSwapOption<Channel>; 2],
     newest: AtomicUsize,
@@ -55,6 +58,7 @@ impl Session {
             tx_limit: RateLimit::new(params.tx_limit),
             handshake: ArcSwapOption::empty(),
             mtu: SessionMtu::new(params.mtu, discover),
+            merging: Default::default(),
             channels: [ArcSwapOption::empty(), ArcSwapOption::empty()],
             newest: AtomicUsize::new(0),
             ended: Default::default(),

@@ -26,6 +26,17 @@ struct Search {
     /// Bytes that an outer packet is larger than the inner one.
     overhead: u16,
     ipv6_lease: bool,
+    /// Bytes that had gone to the client at the last probe.
+    sent: u64,
+}
+
+/// A request whose answer proves that its size passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeProbe {
+    /// Length of its payload.
+    pub len: usize,
+    /// A small request goes beside it.
+    pub with_small: bool,
 }
 
 impl SessionMtu {
@@ -94,11 +105,17 @@ impl SessionMtu {
         self.with(|search| search.path.forget_probe());
     }
 
-    /// Length of a probe's payload that is to be sent now.
-    pub fn probe(&self, now: Now, last_heard: Now) -> Option<usize> {
+    /// A probe that is to be sent now. `sent`: bytes of inner packets that went to the client so far.
+    pub fn probe(&self, now: Now, last_heard: Now, sent: u64) -> Option<SizeProbe> {
         self.with(|search| {
-            let link = search.path.handle_timeout(now, last_heard)?;
-            Some(usize::from(link.saturating_sub(search.overhead)))
+            // Less can have no large packet in it.
+            let busy = sent.saturating_sub(search.sent) >= u64::from(search.path.link());
+            let link = search.path.handle_timeout(now, last_heard, busy)?;
+            search.sent = sent;
+            Some(SizeProbe {
+                len: usize::from(link.saturating_sub(search.overhead)),
+                with_small: search.path.needs_small(),
+            })
         })
         .flatten()
     }
@@ -134,6 +151,7 @@ impl Search {
             path: PathMtu::new(negotiated.saturating_add(overhead), ipv6_lease),
             overhead,
             ipv6_lease,
+            sent: 0,
         }
     }
 
@@ -159,7 +177,7 @@ mod tests {
         mtu.refused(NOW, 1434);
         mtu.heard(9000);
         assert_eq!(
-            (mtu.get(), mtu.news(), mtu.probe(NOW, NOW)),
+            (mtu.get(), mtu.news(), mtu.probe(NOW, NOW, 9000)),
             (1434, None, None)
         );
     }
@@ -175,13 +193,29 @@ mod tests {
         assert_eq!(mtu.news(), Some(934));
         mtu.told(934);
         assert_eq!(mtu.news(), None);
-        assert_eq!(mtu.probe(NOW, NOW), Some(934));
+        let probe = |now| mtu.probe(now, now, 0).map(|probe| probe.len);
+        assert_eq!(probe(NOW), Some(934));
         mtu.answered();
-        assert_eq!(mtu.probe(NOW, NOW), Some(1184));
+        assert_eq!(probe(NOW), Some(1184));
         mtu.answered();
         assert_eq!(mtu.get(), 1184);
         mtu.heard(1200);
         assert_eq!(mtu.get(), 1200);
+    }
+
+    #[test]
+    fn a_size_is_proven_again_while_packets_go_to_the_client() {
+        let mtu = SessionMtu::new(1434, true);
+        mtu.new_path(66, false);
+        assert_eq!(mtu.probe(NOW, NOW, 0).map(|probe| probe.len), Some(1434));
+        mtu.answered();
+        let later = 2 * NOW;
+        assert_eq!(mtu.probe(later, NOW, 1400), None);
+        let proof = SizeProbe {
+            len: 1434,
+            with_small: true,
+        };
+        assert_eq!(mtu.probe(later, NOW, 1500), Some(proof));
     }
 
     #[test]

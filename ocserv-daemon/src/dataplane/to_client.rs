@@ -5,7 +5,6 @@
 //! CSTP, which takes up to 16 KiB. So does a packet that the path refused in a record: the shared
 //! sockets cannot clear DF for one client.
 
-use std::borrow::Cow;
 use std::io::{self, IoSlice};
 
 use ocserv_common::ip::IpHeader;
@@ -14,12 +13,13 @@ use ocserv_proto::Now;
 use ocserv_proto::cstp::{MAX_PAYLOAD, PacketType};
 use ocserv_sys::tun::PacketBatch;
 
-use super::clock;
 use super::icmp::{self, TooBig};
+use super::meter::Meter;
 use super::output::{NotSealed, Tag};
 use super::session::Session;
 use super::table::SessionTable;
 use super::worker::{Worker, too_long_for_path};
+use super::{BATCH, clock};
 use crate::ipc::ids::{GateId, Slot};
 use crate::ipc::packet::{HEADER_LEN, MAX_PACKED, pack, packet_header, packets_header};
 
@@ -47,6 +47,7 @@ impl Worker {
     }
 
     fn take_batch(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
+        let begun = self.meter.as_mut().and_then(Meter::begin);
         let count = self.out.tun.recv_batch(batch)?;
         let now = clock();
         self.by_cstp.clear();
@@ -56,6 +57,7 @@ impl Worker {
             self.owners.push(owner.unwrap_or(NOBODY));
         }
         self.flush_records(now, batch);
+        self.meter_sent(now, batch, begun);
         self.flush_cstp(batch);
         Ok(())
     }
@@ -87,7 +89,7 @@ impl Worker {
                     if let TooBig::Report(len) = verdict
                         && self.icmp.allows(now, 1)
                     {
-                        self.out.tun.send_batch(message.get(..len));
+                        self.strays.tun += self.out.deliver(message.get(..len)) as u64;
                     }
                     return None;
                 }
@@ -117,17 +119,16 @@ impl Worker {
     fn flush_records(&mut self, now: Now, batch: &PacketBatch) {
         self.out.flush();
         for tag in self.out.lost() {
-            if let Tag::Packet(index) = tag
-                && let Some(session) = owner(&self.owners, &self.table, *index as usize)
-            {
-                session.shared().count_drop(DropReason::QueueFull);
+            match tag {
+                Tag::Packet(index) => {
+                    if let Some(session) = owner(&self.owners, &self.table, *index as usize) {
+                        session.shared().count_drop(DropReason::QueueFull);
+                    }
+                }
+                _ => self.strays.unsent += 1,
             }
         }
-        let too_long = self.out.take_too_long();
-        if too_long.is_empty() {
-            return;
-        }
-        for tag in too_long {
+        while let Some(tag) = self.out.next_too_long() {
             match tag {
                 Tag::Packet(index) if (index as usize) < batch.len() => {
                     if let Some(session) = owner(&self.owners, &self.table, index as usize) {
@@ -150,14 +151,23 @@ impl Worker {
             let Some(gate) = items.first().map(|item| item.gate) else {
                 continue;
             };
-            let groups: Vec<_> = groups(items, batch).collect();
-            let bodies: Vec<_> = groups.iter().map(|group| body(group, batch)).collect();
-            let messages: Vec<_> = bodies
-                .iter()
-                .map(|(header, body)| [IoSlice::new(header), IoSlice::new(body)])
-                .collect();
-            let report = self.out.to_gate(gate, &messages);
-            for item in groups.iter().skip(report.sent).copied().flatten() {
+            self.packed.clear();
+            let mut messages = [Message::default(); BATCH];
+            let mut count = 0;
+            for (place, group) in messages.iter_mut().zip(groups(items, batch)) {
+                *place = Message::new(group, batch, &mut self.packed);
+                count += 1;
+            }
+            let messages = messages.get(..count).unwrap_or(&[]);
+            let mut parts = [[IoSlice::new(&[]); 2]; BATCH];
+            for (parts, message) in parts.iter_mut().zip(messages) {
+                *parts = message.parts(batch, &self.packed);
+            }
+            let parts = parts.get(..count).unwrap_or(&[]);
+            let report = self.out.to_gate(gate, parts);
+            let taken = messages.iter().take(report.sent);
+            let taken = taken.map(|message| message.packets).sum();
+            for item in items.iter().skip(taken) {
                 if let Some(session) = self.table.by_slot(item.slot.0) {
                     session.shared().count_drop(DropReason::QueueFull);
                 }
@@ -187,18 +197,59 @@ fn groups<'a>(
     })
 }
 
-/// Header and body of the message for a group.
-fn body<'a>(group: &[CstpItem], batch: &'a PacketBatch) -> ([u8; HEADER_LEN], Cow<'a, [u8]>) {
-    let slot = group.first().map_or(Slot(NOBODY), |item| item.slot);
-    if let [item] = group {
-        return (packet_header(slot), Cow::Borrowed(batch.packet(item.index)));
+/// The message for a group.
+#[derive(Clone, Copy, Default)]
+struct Message {
+    header: [u8; HEADER_LEN],
+    body: Body,
+    /// Packets in it.
+    packets: usize,
+}
+
+/// Where a message's body is.
+#[derive(Clone, Copy)]
+enum Body {
+    /// A packet of the batch.
+    Packet(usize),
+    /// From here to there among what was packed.
+    Packed(usize, usize),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Packed(0, 0)
     }
-    let mut body = Vec::with_capacity(MAX_PACKED);
-    for item in group {
-        // Longer ones are not in a batch.
-        let _ = pack(&mut body, batch.packet(item.index));
+}
+
+impl Message {
+    fn new(group: &[CstpItem], batch: &PacketBatch, packed: &mut Vec<u8>) -> Self {
+        let slot = group.first().map_or(Slot(NOBODY), |item| item.slot);
+        if let [item] = group {
+            return Self {
+                header: packet_header(slot),
+                body: Body::Packet(item.index),
+                packets: 1,
+            };
+        }
+        let start = packed.len();
+        for item in group {
+            // Longer ones are not in a batch.
+            let _ = pack(packed, batch.packet(item.index));
+        }
+        Self {
+            header: packets_header(slot),
+            body: Body::Packed(start, packed.len()),
+            packets: group.len(),
+        }
     }
-    (packets_header(slot), Cow::Owned(body))
+
+    fn parts<'a>(&'a self, batch: &'a PacketBatch, packed: &'a [u8]) -> [IoSlice<'a>; 2] {
+        let body = match self.body {
+            Body::Packet(index) => batch.packet(index),
+            Body::Packed(start, end) => packed.get(start..end).unwrap_or(&[]),
+        };
+        [IoSlice::new(&self.header), IoSlice::new(body)]
+    }
 }
 
 fn item(session: &Session, index: usize) -> CstpItem {

@@ -19,12 +19,14 @@ use super::channel::Channel;
 use super::from_client::{TRIES_PER_SECOND, tell_moves};
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
+use super::meter::Meter;
 use super::output::{Output, Tag};
 use super::pending::{EarlyHellos, PendingHandshakes};
 use super::session::Session;
 use super::table::SessionTable;
 use super::to_client::CstpItem;
 use super::{BATCH, MAX_DATAGRAM, clock};
+use crate::costs::Costs;
 use crate::ipc::ids::GateId;
 use crate::ipc::packet::MAX_FRAME;
 
@@ -48,6 +50,8 @@ pub struct Strays {
     pub foreign: u64,
     /// Packets that the tun device did not take.
     pub tun: u64,
+    /// Control packets and handshakes that the UDP sockets did not take.
+    pub unsent: u64,
 }
 
 /// What a thread works with.
@@ -67,12 +71,26 @@ pub struct Worker {
     /// Copy of a record for a second try.
     pub(super) scratch: Vec<u8>,
     /// Inner packets in the batch of received datagrams or frames.
-    pub(super) deliver: Vec<(usize, Range<usize>)>,
+    pub(super) deliver: Vec<Delivery>,
     /// Packets of the tun batch that go by CSTP.
     pub(super) by_cstp: Vec<CstpItem>,
+    /// Those of them that share messages, as they stand there.
+    pub(super) packed: Vec<u8>,
     /// Sessions of the packets of the tun batch.
     pub(super) owners: Vec<u32>,
+    /// Where costs decide about paths.
+    pub(super) meter: Option<Meter>,
     logged: Strays,
+}
+
+/// An inner packet within what was received.
+pub struct Delivery {
+    /// Number of the datagram or frame.
+    pub index: usize,
+    /// Its bytes there.
+    pub range: Range<usize>,
+    /// The session.
+    pub slot: u32,
 }
 
 /// Where received bytes go.
@@ -116,8 +134,8 @@ impl Worker {
     /// A thread's state before it starts.
     pub fn new(
         (id, threads): (usize, usize),
-        tun: TunQueue,
-        ports: Vec<UdpPort>,
+        (tun, ports): (TunQueue, Vec<UdpPort>),
+        costs: Option<Costs>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
         Self {
@@ -134,7 +152,9 @@ impl Worker {
             scratch: Vec::with_capacity(MAX_DATAGRAM),
             deliver: Vec::with_capacity(BATCH),
             by_cstp: Vec::with_capacity(BATCH),
+            packed: Vec::new(),
             owners: Vec::with_capacity(BATCH),
+            meter: costs.map(Meter::new),
             logged: Strays::default(),
         }
     }
@@ -273,8 +293,15 @@ impl Worker {
                 None::<()>
             });
             session.with_sending(now, |channel| {
-                if let Some(len) = session.mtu.probe(now, last_heard(session.live(channel))) {
-                    probe(out, session, channel, len, Tag::SizeProbe(session.slot()));
+                let heard = last_heard(session.live(channel));
+                let sent = session.shared().tx_bytes.get();
+                let Some(size) = session.mtu.probe(now, heard, sent) else {
+                    return;
+                };
+                let tag = Tag::SizeProbe(session.slot());
+                probe(out, session, channel, size.len, tag);
+                if size.with_small {
+                    probe(out, session, channel, 1, Tag::Lost);
                 }
             });
             if let Some(mtu) = session.mtu.news()
@@ -288,22 +315,32 @@ impl Worker {
             });
         }
         self.flush_control(now);
+        self.tell_costs();
+        self.out.tell_troubles(self.id);
         if self.strays != self.logged {
             tracing::debug!(thread = self.id, strays = ?self.strays, "packets of no session");
             self.logged = self.strays;
         }
     }
 
+    fn tell_costs(&mut self) {
+        if let Some(meter) = &mut self.meter
+            && let Some(outputs) = meter.news()
+            && self.reports.try_send(Report::Outputs(outputs)).is_ok()
+        {
+            meter.told();
+        }
+    }
+
     /// Sends the control packets of this batch. Those too long for the path go again with one byte
     /// (protocol.md 9).
     pub(super) fn flush_control(&mut self, now: Now) {
-        let Self { out, table, .. } = self;
+        let Self {
+            out, table, strays, ..
+        } = self;
         out.flush();
-        let too_long = out.take_too_long();
-        if too_long.is_empty() {
-            return;
-        }
-        for tag in too_long {
+        strays.unsent += out.lost().len() as u64;
+        while let Some(tag) = out.next_too_long() {
             too_long_for_path(out, table, now, tag);
         }
         out.flush();

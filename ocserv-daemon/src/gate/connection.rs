@@ -78,33 +78,42 @@ pub async fn serve(
     // Boxed, so that an idle tunnel does not carry the room of the login.
     let before = Box::pin(before_tunnel(&gate, &settings, tcp, &ticket, &mut events));
     let reason = match before.await {
-        Ok(opened) => run_tunnel(&gate, *opened, &mut events).await,
+        Ok(opened) => run_tunnel(&gate, begin_tunnel(&gate, opened), &mut events).await,
         Err(reason) => reason,
     };
     registration.reason.set(reason);
 }
 
-async fn run_tunnel(
-    gate: &Rc<Gate>,
-    opened: Opened,
-    events: &mut mpsc::Receiver<Event>,
-) -> EndReason {
-    let (conn, slot, start) = (opened.conn, opened.slot, opened.start);
+/// Not part of the task's future, which would keep room for all that moves here.
+fn begin_tunnel(gate: &Rc<Gate>, opened: Box<Opened>) -> Rc<Tunnel> {
+    let Opened {
+        conn,
+        slot,
+        mtu,
+        start,
+    } = *opened;
     let tunnel = Rc::new(Tunnel::new(Rc::clone(gate), conn, slot, start));
     gate.tunnels.borrow_mut().insert(slot, Rc::clone(&tunnel));
-    let up = FromGate::TunnelUp {
+    gate.outbox.push(FromGate::TunnelUp {
         conn,
-        mtu: opened.mtu,
+        mtu,
         tls_cipher: tunnel.tls_description(),
-    };
-    gate.outbox.push(up);
+    });
+    tunnel
+}
+
+async fn run_tunnel(
+    gate: &Gate,
+    tunnel: Rc<Tunnel>,
+    events: &mut mpsc::Receiver<Event>,
+) -> EndReason {
     let reason = tunnel.run(events).await;
     let mut tunnels = gate.tunnels.borrow_mut();
     if tunnels
-        .get(&slot)
+        .get(&tunnel.slot())
         .is_some_and(|own| Rc::ptr_eq(own, &tunnel))
     {
-        tunnels.remove(&slot);
+        tunnels.remove(&tunnel.slot());
     }
     reason
 }

@@ -116,6 +116,7 @@ pub async fn run(supervisor: OwnedFd, start: Start) -> anyhow::Result<()> {
     set_secmod(&gate, start.questions)?;
     set_link(&gate, start.link)?;
     gate.outbox.push(FromGate::Ready);
+    ocserv_sys::memory::give_back();
     let sender = gate.outbox.run(&channel);
     tokio::select! {
         result = sender => Ok(result?),

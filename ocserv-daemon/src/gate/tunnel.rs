@@ -107,6 +107,11 @@ impl Tunnel {
         }
     }
 
+    /// The session.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
     /// In occtl's form.
     pub fn tls_description(&self) -> String {
         self.session.borrow().description().to_owned()
@@ -188,7 +193,8 @@ impl Tunnel {
                 () = room(link.as_deref()), if blocked => self.forward_backlog(),
                 event = events.recv() => {
                     if let Some(reason) = self.event(event) {
-                        self.say_goodbye().await;
+                        // Boxed, so that an idle tunnel does not carry the room of the end.
+                        Box::pin(self.say_goodbye()).await;
                         return reason;
                     }
                 }

@@ -9,6 +9,7 @@ use ocserv_proto::dtls::control::DtlsSettings;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{GateId, Slot};
+use crate::costs::Costs;
 
 /// Supervisor → dataplane.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub enum ToDataplane {
         kernel_maps: bool,
         /// `try-mtu-discovery`.
         try_mtu_discovery: bool,
+        /// What packets cost, where that decides about their paths.
+        costs: Option<Costs>,
         /// Largest `-d`/`log-level` wanted.
         log_level: u8,
     },
@@ -120,6 +123,11 @@ pub enum FromDataplane {
         channel: u8,
         /// Number of the keys.
         generation: u64,
+    },
+    /// What outputs of a thread cost by now.
+    OutputCosts {
+        /// Nanoseconds, by `Direction`.
+        ns: [f64; 2],
     },
 }
 

@@ -1,11 +1,12 @@
 //! Loading the object.
 
 use std::collections::HashSet;
+use std::mem::offset_of;
 
 use aya::maps::Array;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use ocserv_common::kernel::{BULK_HOLD_MS, MAX_SLOTS, Settings};
+use ocserv_common::kernel::{MAX_SLOTS, Settings};
 use thiserror::Error;
 
 use super::KernelPath;
@@ -13,6 +14,7 @@ use super::direct::DirectMaps;
 use super::sessions::SessionMaps;
 use super::shards::ShardMaps;
 use super::words;
+use crate::costs::RecordLimits;
 
 /// The programs, as `cargo xtask build-ebpf` made them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("ocserv-ebpf.o");
@@ -24,6 +26,9 @@ const OLDEST_KERNEL: (u32, u32) = (6, 6);
 const XDP_PROGRAMS: [&str; 2] = ["xdp_rx", "xdp_tx"];
 /// Programs of TC.
 const TC_PROGRAMS: [&str; 2] = ["tc_deliver", "tc_tx"];
+/// The ring for what the programs say, and its bytes: they speak seldom, and it is read every second.
+const WORDS: &str = "AYA_LOGS";
+const WORDS_LEN: u32 = 16 * 1024;
 /// Two channels, or leases of two families.
 const PER_SESSION: u32 = 2;
 
@@ -32,8 +37,8 @@ const PER_SESSION: u32 = 2;
 pub struct Options {
     /// Sessions that may be open at once.
     pub slots: u32,
-    /// Longest record that they take, bytes.
-    pub max_record: u32,
+    /// Lengths of records that they take.
+    pub limits: RecordLimits,
     /// `xdp-forward = direct`.
     pub direct: bool,
     /// The tun device.
@@ -71,15 +76,24 @@ impl KernelPath {
     /// # Errors
     /// [`LoadError`]; everything works without.
     pub fn load(options: Options) -> Result<Self, LoadError> {
+        Self::load_some(options, &XDP_PROGRAMS, &TC_PROGRAMS)
+    }
+
+    /// The same with some of the programs.
+    pub(super) fn load_some(
+        options: Options,
+        xdp: &[&'static str],
+        tc: &[&'static str],
+    ) -> Result<Self, LoadError> {
         check_kernel()?;
         let other = |error: anyhow::Error| LoadError::Other(format!("{error:#}"));
         let mut ebpf = load_maps(&options)?;
         set_options(&mut ebpf, &options).map_err(other)?;
-        for name in XDP_PROGRAMS {
+        for name in xdp.iter().copied() {
             let program: &mut Xdp = program(&mut ebpf, name)?;
             program.load().map_err(|error| refusal(name, &error))?;
         }
-        for name in TC_PROGRAMS {
+        for name in tc.iter().copied() {
             let program: &mut SchedClassifier = program(&mut ebpf, name)?;
             program.load().map_err(|error| refusal(name, &error))?;
         }
@@ -95,12 +109,12 @@ impl KernelPath {
         })
     }
 
-    /// Changes the longest record that the programs take.
+    /// Changes the lengths of records that the programs take.
     ///
     /// # Errors
     /// As the kernel answers.
-    pub fn set_max_record(&mut self, max_record: u32) -> anyhow::Result<()> {
-        self.options.max_record = max_record;
+    pub fn set_limits(&mut self, limits: RecordLimits) -> anyhow::Result<()> {
+        self.options.limits = limits;
         set_options(&mut self.ebpf, &self.options)
     }
 }
@@ -137,8 +151,12 @@ fn load_maps(options: &Options) -> Result<Ebpf, LoadError> {
     let slots = options.slots.clamp(1, MAX_SLOTS);
     let entries = slots * PER_SESSION;
     EbpfLoader::new()
+        // The object refers to no type of the kernel. What the loader has read of them (megabytes, in small
+        // parts) goes before what stays is allocated among it.
+        .btf(None)
         .map_max_entries("FLOWS", entries)
         .map_max_entries("LEASES", entries)
+        .map_max_entries(WORDS, WORDS_LEN)
         .load(OBJECT)
         .map_err(|error| match error {
             error if is_permission(&error) => LoadError::Rights,
@@ -190,22 +208,24 @@ fn refusal(name: &'static str, error: &ProgramError) -> LoadError {
 }
 
 fn set_options(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
-    let settings = Settings {
-        max_record: options.max_record,
-        bulk_hold_ms: BULK_HOLD_MS,
-        tun_ifindex: options.tun_ifindex,
-        direct: options.direct.into(),
-    };
     let map = ebpf
         .map_mut("SETTINGS")
         .ok_or_else(|| missing("SETTINGS"))?;
-    let mut map = Array::<_, [u32; 4]>::try_from(map)?;
-    let Settings {
-        max_record,
-        bulk_hold_ms,
-        tun_ifindex,
-        direct,
-    } = settings;
-    map.set(0, [max_record, bulk_hold_ms, tun_ifindex, direct], 0)?;
+    let mut map = Array::<_, [u32; SETTINGS_WORDS]>::try_from(map)?;
+    let [rx, tx] = [options.limits.rx, options.limits.tx]
+        .map(|limits| [limits.alone, limits.close, limits.close_ns, limits.hold_ms]);
+    let mut words = [0; SETTINGS_WORDS];
+    words[..4].copy_from_slice(&rx);
+    words[4..8].copy_from_slice(&tx);
+    words[8] = options.tun_ifindex;
+    words[9] = options.direct.into();
+    map.set(0, words, 0)?;
     Ok(())
 }
+
+/// The layout of `Settings`, which the programs read.
+const SETTINGS_WORDS: usize = size_of::<Settings>() / 4;
+const _: () = {
+    assert!(offset_of!(Settings, rx) == 0 && offset_of!(Settings, tx) == 16);
+    assert!(offset_of!(Settings, tun_ifindex) == 32 && offset_of!(Settings, direct) == 36);
+};

@@ -7,6 +7,7 @@
 mod attachment;
 mod direct;
 mod loading;
+mod measure;
 mod sessions;
 mod shards;
 mod words;
@@ -19,6 +20,7 @@ use ocserv_common::kernel::{Counted, Counts};
 
 pub use self::attachment::{Attached, DeviceRole, Mode};
 pub use self::loading::{LoadError, OBJECT, Options, missing};
+pub use self::measure::costs;
 pub use self::sessions::{NewChannel, fits};
 
 use self::direct::DirectMaps;

@@ -55,6 +55,7 @@ impl Secmod {
             Err(message) => FromSecmod::ConfigureFailed { message },
         };
         self.emit(event).await;
+        ocserv_sys::memory::give_back();
     }
 
     /// Sessions name their vhost by its index: it may have moved.

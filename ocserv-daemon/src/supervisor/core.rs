@@ -26,6 +26,7 @@ use super::shards::Shards;
 use super::state::{Connection, Slots};
 use super::stats::Stats;
 use super::tunnels::{OpenResult, Undo};
+use crate::costs::Costs;
 use crate::ipc::dataplane::{FromDataplane, ToDataplane};
 use crate::ipc::gate::FromGate;
 use crate::ipc::ids::{ConnId, GateId, SessionName};
@@ -60,8 +61,14 @@ pub enum Event {
     Opened(ConnId, u64, OpenResult, Box<Undo>),
     /// occtl asks.
     Control(ControlCall),
+    /// The pause before the dataplane's restart is over.
+    StartDataplane,
     /// Devices or their addresses have changed.
     DevicesChanged,
+    /// The tun device was switched off, and is on again.
+    TunIsUp,
+    /// The tun device was deleted.
+    TunGone,
     /// A second passed.
     Tick,
     /// SIGHUP.
@@ -132,6 +139,8 @@ pub struct Supervisor {
     pub(super) kernel: Option<KernelPath>,
     /// Why there is none.
     pub(super) kernel_off: String,
+    /// What packets cost, where that decides about their paths (`xdp-max-record = auto`).
+    pub(super) costs: Option<Costs>,
     /// The host's devices, as the kernel path last saw them.
     pub(super) devices: Vec<Device>,
     /// Devices that the configuration names for it, and that are not there.
@@ -157,6 +166,7 @@ pub struct Supervisor {
     pub(super) reload_wanted: bool,
     pub(super) dataplane: Option<Peer<ToDataplane>>,
     pub(super) dataplane_starts: u32,
+    pub(super) dataplane_since: Instant,
     /// Questions to secmod by number: which connection waits.
     pub(super) questions: HashMap<u64, ConnId>,
     pub(super) next_question: u64,
@@ -187,14 +197,20 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Handles events until the server has ended.
+    ///
+    /// # Errors
+    /// What ended it, if that was not somebody's wish.
     pub async fn serve(mut self, mut inbox: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        let mut tun_is_gone = false;
         while let Some(event) = inbox.recv().await {
+            tun_is_gone |= matches!(event, Event::TunGone);
             self.handle(event).await?;
             if self.has_ended() {
                 break;
             }
         }
         self.finish().await;
+        anyhow::ensure!(!tun_is_gone, "the tun device is gone");
         Ok(())
     }
 
@@ -214,7 +230,11 @@ impl Supervisor {
                 self.on_opened(conn, step, result, *undo).await;
             }
             Event::Control(call) => self.on_control(call).await,
+            Event::StartDataplane => self.on_start_dataplane().await,
             Event::DevicesChanged => self.follow_devices().await,
+            Event::TunIsUp => self.on_tun_is_up().await,
+            // No packet passes any more, so there is nothing to drain.
+            Event::TunGone => self.disconnect_everyone().await,
             Event::Tick => self.on_tick().await,
             Event::Reload => self.reload().map_or_else(
                 |error| tracing::error!("the configuration in force is kept: {error:#}"),
@@ -272,6 +292,7 @@ impl Supervisor {
         self.bans.expire(Instant::now());
         self.bans.configure(self.ban_settings());
         self.refresh_files();
+        ocserv_sys::memory::give_back();
     }
 
     pub(super) async fn begin_stop(&mut self) {

@@ -6,6 +6,7 @@ use ocserv_proto::config::XdpForward;
 use ocserv_proto::control::{DatapathDevice, DatapathInfo, PathTraffic, ProgramInfo};
 
 use super::Supervisor;
+use crate::costs::{Costs, RecordLimits};
 use crate::kernel_path::{Attached, KernelPath};
 
 impl Supervisor {
@@ -22,7 +23,7 @@ impl Supervisor {
             state: "off".to_owned(),
             reason: self.kernel_off.clone(),
             forward: forward.to_owned(),
-            max_record: self.config.xdp_max_record,
+            limit: "none".to_owned(),
             sessions: with_dtls.count() as u64,
             user: self.all_traffic(),
             user_drops: drops(self.stats.ended_drops(), self.open_records()),
@@ -30,6 +31,7 @@ impl Supervisor {
         };
         if let Some(kernel) = &self.kernel {
             add_kernel(&mut info, kernel);
+            add_limits(&mut info, &kernel.options().limits, self.costs.as_ref());
         }
         info
     }
@@ -52,7 +54,6 @@ impl Supervisor {
 fn add_kernel(info: &mut DatapathInfo, kernel: &KernelPath) {
     "on".clone_into(&mut info.state);
     info.reason.clear();
-    info.max_record = kernel.options().max_record;
     let program = |(name, id)| ProgramInfo { name, id };
     info.programs = kernel.programs().into_iter().map(program).collect();
     info.programs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -91,6 +92,36 @@ fn add_kernel(info: &mut DatapathInfo, kernel: &KernelPath) {
         let kernel = info.kernel_drops.iter().find(|(name, _)| name == reason);
         *user = user.saturating_sub(kernel.map_or(0, |(_, count)| *count));
     }
+}
+
+/// Which lengths the programs take, and why.
+fn add_limits(info: &mut DatapathInfo, limits: &RecordLimits, costs: Option<&Costs>) {
+    let named = |list: &[(&str, f64)]| {
+        let one = |(name, value): &(&str, f64)| ((*name).to_owned(), value.round() as u64);
+        list.iter().map(one).collect()
+    };
+    info.max_record = limits.rx.alone;
+    info.limits = named(&[
+        ("From clients", limits.rx.alone.into()),
+        ("From clients in bursts", limits.rx.close.into()),
+        ("To clients", limits.tx.alone.into()),
+        ("To clients in bursts", limits.tx.close.into()),
+    ]);
+    let Some(costs) = costs else {
+        "fixed".clone_into(&mut info.limit);
+        return;
+    };
+    "auto".clone_into(&mut info.limit);
+    let [rx, tx] = costs.outputs;
+    info.costs = named(&[
+        ("Kernel, 64 bytes", costs.kernel.at(64.0)),
+        ("Kernel, 1400 bytes", costs.kernel.at(1400.0)),
+        ("User space, 64 bytes", costs.user.at(64.0)),
+        ("User space, 1400 bytes", costs.user.at(1400.0)),
+        ("Datagram to this host", costs.walk),
+        ("Write to the tun device", rx),
+        ("Message to a client", tx),
+    ]);
 }
 
 /// Why programs leave packets to user space.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ocserv_proto::dtls::ChannelKeys;
@@ -20,7 +21,11 @@ use crate::role::Role;
 /// What a session needs after a restart: itself, and the keys of two channels.
 const MESSAGES_PER_SESSION: usize = 3;
 /// Keys of one tunnel at most this often: a client that handshakes without end wins nothing.
-const MIN_KEY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+const MIN_KEY_INTERVAL: Duration = Duration::from_secs(1);
+/// A dataplane that lived shorter than this is not replaced at once.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// The pause before it is.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// A slot for a tunnel, whose record exists when this returns, and in the dataplane before the session
 /// does.
@@ -56,6 +61,7 @@ impl Supervisor {
     /// # Errors
     /// When the process cannot be started.
     pub fn start_dataplane(&mut self) -> anyhow::Result<()> {
+        self.dataplane_since = Instant::now();
         self.dataplane_starts += 1;
         let start = self.dataplane_starts;
         let peer = Peer::start::<FromDataplane>(
@@ -101,6 +107,7 @@ impl Supervisor {
             slots: self.shared.slots() as u32,
             kernel_maps: self.shared.backing() == Backing::KernelMap,
             try_mtu_discovery: self.config.try_mtu_discovery,
+            costs: self.costs,
             log_level: self.logging.level,
         };
         Ok((setup, fds))
@@ -147,6 +154,7 @@ impl Supervisor {
                 channel,
                 generation,
             } => self.on_channel_ended(slot, channel.into(), generation),
+            FromDataplane::OutputCosts { ns } => self.on_output_costs(ns),
         }
     }
 
@@ -244,6 +252,18 @@ impl Supervisor {
             // Two writers must not live at once.
             dataplane.finish().await;
         }
+        if self.dataplane_since.elapsed() < SHORT_LIFE {
+            self.send_later(RESTART_PAUSE, Event::StartDataplane);
+        } else {
+            self.on_start_dataplane().await;
+        }
+    }
+
+    /// Starts another dataplane, unless the server ends.
+    pub async fn on_start_dataplane(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
         if let Err(error) = self.start_dataplane() {
             tracing::error!("{error:#}");
             self.begin_stop().await;
@@ -265,7 +285,7 @@ impl Supervisor {
         else {
             return;
         };
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         if tunnel
             .last_keys
             .is_some_and(|last| now - last < MIN_KEY_INTERVAL)

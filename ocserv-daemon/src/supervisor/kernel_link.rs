@@ -10,16 +10,18 @@ use ocserv_sys::shared_map::Backing;
 use super::Supervisor;
 use super::devices::{self, Device};
 use super::shards::Shards;
+use crate::costs::{Costs, RecordLimits};
 use crate::ipc::ids::{ConnId, Slot};
 use crate::kernel_path::{self, DeviceRole, KernelPath, Mode, NewChannel, Options};
 
-/// Loads the kernel path if the configuration wants it. Without one, the reason.
+/// Loads the kernel path if the configuration wants it, with what packets cost here if that is to
+/// decide. Without one, the reason.
 pub fn load(
     config: &Config,
     slots: u32,
     udp_port: u16,
     tun_ifindex: u32,
-) -> Result<KernelPath, String> {
+) -> Result<(KernelPath, Option<Costs>), String> {
     if config.xdp == XdpMode::Off {
         return Err("xdp = off".to_owned());
     }
@@ -29,13 +31,52 @@ pub fn load(
     if config.listen_netns.is_some() {
         return Err("the sockets are in another network namespace (listen-netns)".to_owned());
     }
+    let costs = match config.xdp_max_record {
+        Some(_) => None,
+        None => measure(),
+    };
+    let limits = match (config.xdp_max_record, &costs) {
+        (Some(longest), _) => RecordLimits::fixed(longest),
+        (None, Some(costs)) => costs.limits(),
+        (None, None) => RecordLimits::UNMEASURED,
+    };
     let options = Options {
         slots,
-        max_record: config.xdp_max_record,
+        limits,
         direct: config.xdp_forward == XdpForward::Direct,
         tun_ifindex,
     };
-    KernelPath::load(options).map_err(|error| error.to_string())
+    match KernelPath::load(options) {
+        Ok(kernel) => Ok((kernel, costs)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What packets cost on this machine; what is in the way of loading programs at all is told later.
+fn measure() -> Option<Costs> {
+    let costs = match kernel_path::costs() {
+        Ok(costs) => costs,
+        Err(error) => {
+            tracing::debug!("cannot measure what packets cost: {error:#}");
+            return None;
+        }
+    };
+    let RecordLimits { rx, tx } = costs.limits();
+    tracing::info!(
+        "kernel path: records of up to {} bytes from clients and {} to them, {} and {} of those that come \
+         in bursts; opening 64 and 1400 bytes costs {:.0} and {:.0} ns there, {:.0} and {:.0} ns in user \
+         space, a datagram to this host {:.0} ns",
+        rx.alone,
+        tx.alone,
+        rx.close,
+        tx.close,
+        costs.kernel.at(64.0),
+        costs.kernel.at(1400.0),
+        costs.user.at(64.0),
+        costs.user.at(1400.0),
+        costs.walk,
+    );
+    Some(costs)
 }
 
 /// What to try on a device, in order.
@@ -75,6 +116,31 @@ impl Supervisor {
         self.kernel_off = reason.to_owned();
         self.kernel = None;
         self.shared = Shards::new(self.shared.slots() as u32, Backing::Memfd);
+    }
+
+    /// The programs follow what outputs cost.
+    pub(super) fn on_output_costs(&mut self, ns: [f64; 2]) {
+        let (Some(kernel), Some(costs)) = (&mut self.kernel, &mut self.costs) else {
+            return;
+        };
+        costs.learn(ns);
+        let limits = costs.limits();
+        if limits == kernel.options().limits {
+            return;
+        }
+        tracing::debug!(
+            "kernel path: outputs cost {:.0} ns from clients and {:.0} ns to them: records of up to {} \
+             and {} bytes, in bursts {} and {}",
+            costs.outputs[0],
+            costs.outputs[1],
+            limits.rx.alone,
+            limits.tx.alone,
+            limits.rx.close,
+            limits.tx.close,
+        );
+        if let Err(error) = kernel.set_limits(limits) {
+            tracing::warn!("cannot change what the kernel path takes: {error:#}");
+        }
     }
 
     /// Compares the devices with what has programs.

@@ -32,6 +32,7 @@ mod shards;
 mod start;
 mod state;
 pub mod stats;
+mod tun_watch;
 mod tunnels;
 
 pub use core::{Event, Supervisor};

@@ -228,7 +228,10 @@ impl Task {
 }
 
 /// Routes to the networks behind a client: by `route-add-cmd` if there is one, else by netlink.
-async fn add_iroutes(
+///
+/// # Errors
+/// As the command or netlink says of the first one that failed.
+pub async fn add_iroutes(
     config: &Config,
     network: &Network,
     device: &str,

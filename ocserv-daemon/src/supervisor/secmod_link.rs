@@ -161,7 +161,7 @@ impl Supervisor {
             self.generation += 1;
             self.apply_reload(&before).await;
         }
-        if self.dataplane.is_none() {
+        if self.dataplane_starts == 0 {
             return self.open_for_business().await;
         }
         self.configure_gates();
@@ -183,7 +183,7 @@ impl Supervisor {
     /// Before the server is open a configuration that does not work ends the start. Later the old
     /// one stays, and a secmod that cannot even take that one is asked again until it can.
     fn on_configure_failed(&mut self, message: &str) -> anyhow::Result<()> {
-        anyhow::ensure!(self.dataplane.is_some(), "{message}");
+        anyhow::ensure!(self.dataplane_starts > 0, "{message}");
         if self.secmod_ready {
             tracing::error!("the configuration in force is kept: {message}");
             self.pending = None;
@@ -206,7 +206,7 @@ impl Supervisor {
         self.configure_secmod(&self.config())
     }
 
-    fn send_later(&self, pause: Duration, event: Event) {
+    pub(super) fn send_later(&self, pause: Duration, event: Event) {
         let events = self.events.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
@@ -240,7 +240,7 @@ impl Supervisor {
         }
         self.secmod_failures += 1;
         anyhow::ensure!(
-            self.dataplane.is_some() && self.secmod_failures < MAX_FAILED_STARTS,
+            self.dataplane_starts > 0 && self.secmod_failures < MAX_FAILED_STARTS,
             "the security module does not stay alive"
         );
         let waiting: Vec<ConnId> = self.questions.drain().map(|(_, conn)| conn).collect();

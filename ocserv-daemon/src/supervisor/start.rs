@@ -10,9 +10,9 @@ use anyhow::Context;
 use ocserv_common::kernel::MAX_SLOTS;
 use ocserv_proto::config::{self, Config};
 use ocserv_proto::secret::Secret;
-use ocserv_sys::process;
 use ocserv_sys::shared_map::Backing;
 use ocserv_sys::tun::TunDevice;
+use ocserv_sys::{memory, process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -25,7 +25,7 @@ use super::setup::VhostFiles;
 use super::shards::Shards;
 use super::state::Slots;
 use super::stats::Stats;
-use super::{Event, Supervisor, accept, check, control, kernel_link, listen, opening};
+use super::{Event, Supervisor, accept, check, control, kernel_link, listen, opening, tun_watch};
 use crate::cli::Options;
 use crate::logging;
 
@@ -212,9 +212,10 @@ fn build(
     let now = SystemTime::now();
     let file_times = super::reload::file_times(&config);
     let udp_port = udp_port(&config, &listeners);
-    let (kernel, kernel_off) = match kernel_link::load(&config, slots, udp_port, network.index()) {
-        Ok(kernel) => (Some(kernel), String::new()),
-        Err(reason) => (None, reason),
+    let loaded = kernel_link::load(&config, slots, udp_port, network.index());
+    let (kernel, costs, kernel_off) = match loaded {
+        Ok((kernel, costs)) => (Some(kernel), costs, String::new()),
+        Err(reason) => (None, None, reason),
     };
     let backing = match kernel {
         Some(_) => Backing::KernelMap,
@@ -237,6 +238,7 @@ fn build(
         udp_port,
         kernel,
         kernel_off,
+        costs,
         devices: Vec::new(),
         absent_devices: Vec::new(),
         ticket_key: Secret::new(key),
@@ -254,6 +256,7 @@ fn build(
         reload_wanted: false,
         dataplane: None,
         dataplane_starts: 0,
+        dataplane_since: Instant::now(),
         questions: HashMap::new(),
         next_question: 0,
         device,
@@ -395,6 +398,7 @@ impl Supervisor {
     pub async fn open_for_business(&mut self) -> anyhow::Result<()> {
         self.network.up().await?;
         self.take_server_addresses().await?;
+        tun_watch::watch(self.network.index(), self.events.clone())?;
         self.start_kernel_path().await;
         self.start_dataplane()?;
         self.start_gates();
@@ -415,6 +419,7 @@ impl Supervisor {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("listening on TCP port {}", self.config.tcp_port);
+        memory::give_back();
         Ok(())
     }
 

@@ -170,6 +170,7 @@ impl Bed {
             slots: SLOTS,
             kernel_maps: false,
             try_mtu_discovery: self.try_mtu_discovery,
+            costs: None,
             log_level: 0,
         };
         let mut fds = Vec::new();

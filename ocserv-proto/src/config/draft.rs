@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ocserv_common::kernel;
-
 use super::auth::AuthMethod;
 use super::error::Place;
 use super::priorities::TlsPolicy;
@@ -258,6 +256,6 @@ pub(super) fn default_config() -> Config {
         xdp_interfaces: Vec::new(),
         xdp_forward: XdpForward::Stack,
         xdp_lan_interfaces: Vec::new(),
-        xdp_max_record: kernel::DEFAULT_MAX_RECORD,
+        xdp_max_record: None,
     }
 }

@@ -116,8 +116,9 @@ pub struct Config {
     pub xdp_forward: XdpForward,
     /// Devices of the networks behind the gateway, for [`XdpForward::Direct`].
     pub xdp_lan_interfaces: Vec<String>,
-    /// Largest record that it takes, header included, bytes; larger ones go to user space.
-    pub xdp_max_record: u32,
+    /// Largest record that it takes, header included, bytes; larger ones go to user space. `None`: as
+    /// costs on this machine say.
+    pub xdp_max_record: Option<u32>,
 }
 
 /// Settings of one virtual host (scopes V, V! and, in `user`, VU).

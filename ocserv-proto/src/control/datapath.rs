@@ -13,7 +13,7 @@ pub struct DatapathInfo {
     pub reason: String,
     /// `xdp-forward`: `stack` or `direct`.
     pub forward: String,
-    /// Largest record that the kernel path takes, header included, bytes.
+    /// Largest record from clients that the kernel path takes, header included, bytes; 0 where it is off.
     pub max_record: u32,
     /// Loaded programs.
     pub programs: Vec<ProgramInfo>,
@@ -37,6 +37,12 @@ pub struct DatapathInfo {
     pub kernel_drops: Vec<(String, u64)>,
     /// Packets of the open sessions that user space dropped, by reason.
     pub user_drops: Vec<(String, u64)>,
+    /// Where `max_record` comes from: `fixed` by the configuration, or `auto`; `none` where it is off.
+    pub limit: String,
+    /// Largest records by direction and by how close they follow each other, bytes.
+    pub limits: Vec<(String, u64)>,
+    /// What packets cost, ns, where that decides about the limits.
+    pub costs: Vec<(String, u64)>,
 }
 
 /// A program inside the kernel.

@@ -17,6 +17,9 @@ use crate::Now;
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A probe that stays unanswered so often was too large.
 const PROBE_TRIES: u8 = 3;
+/// While packets go to the client, the size in use is proven again so long after it was: a path can
+/// begin to lose large packets without a word (RFC 8899 4.3).
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 /// The search ends when what arrives and what does not are so close.
 const PRECISION: u16 = 8;
 /// Paths change: what was too large is tried again after so long (RFC 8899 5.1.1).
@@ -31,6 +34,8 @@ pub struct PathMtu {
     good: Option<u16>,
     bad: Option<Refused>,
     probe: Option<Probe>,
+    /// When the probe was sent whose answer proved the size in use.
+    proven: Now,
     /// The path does not even take the floor: nothing is probed any more. The caller has another way
     /// for what does not pass.
     given_up: bool,
@@ -49,6 +54,9 @@ struct Probe {
     link: u16,
     tries: u8,
     sent: Now,
+    /// Answers that prove the size. The client answers all requests likewise; where a small one goes
+    /// beside it, which shows that the client lives, one answer is that one's.
+    awaited: u8,
 }
 
 impl PathMtu {
@@ -68,6 +76,7 @@ impl PathMtu {
             good: None,
             bad: None,
             probe: None,
+            proven: Now::ZERO,
             given_up: false,
         }
     }
@@ -107,12 +116,24 @@ impl PathMtu {
 
     /// The client answered a probe: its size passes.
     pub fn probe_answered(&mut self) {
-        let Some(probe) = self.probe.take() else {
+        let Some(mut probe) = self.probe.take() else {
             return;
         };
+        probe.awaited -= 1;
+        if probe.awaited > 0 {
+            self.probe = Some(probe);
+            return;
+        }
+        self.proven = probe.sent;
         self.good = self.good.max(Some(probe.link));
         self.bad = self.bad.filter(|bad| bad.link > probe.link);
         self.link = self.link.max(probe.link);
+    }
+
+    /// Whether a small request is to go beside the probe that [`Self::handle_timeout`] told: the client
+    /// may be silent because nothing reaches it.
+    pub fn needs_small(&self) -> bool {
+        self.probe.is_some_and(|probe| probe.awaited > 1)
     }
 
     /// Another packet is on its way that the client answers likewise: an answer does not tell any
@@ -133,34 +154,41 @@ impl PathMtu {
 
     /// To be called each second or so; returns the size of a probe to send. `last_heard` is when
     /// the client was last heard: a silent one is not asked again, and says nothing about a size.
-    pub fn handle_timeout(&mut self, now: Now, last_heard: Now) -> Option<u16> {
+    /// `busy`: packets go to the client, whose silence may mean that none arrives.
+    pub fn handle_timeout(&mut self, now: Now, last_heard: Now, busy: bool) -> Option<u16> {
+        let awaited = 1 + u8::from(busy);
         if let Some(probe) = &mut self.probe {
-            if last_heard <= probe.sent || now < probe.sent + PROBE_INTERVAL {
+            let is_heard = last_heard > probe.sent;
+            let may_live = busy && probe.awaited == 1;
+            if now < probe.sent + PROBE_INTERVAL || !is_heard && !may_live {
                 return None;
             }
-            if probe.tries < PROBE_TRIES {
-                probe.tries += 1;
+            if !is_heard || probe.tries < PROBE_TRIES {
+                probe.tries += u8::from(is_heard);
                 probe.sent = now;
+                probe.awaited = awaited;
                 return Some(probe.link);
             }
             let lost = probe.link;
             self.too_large(now, lost);
         }
-        let link = self.next_size(now)?;
+        let link = self.next_size(now, busy)?;
         self.probe = Some(Probe {
             link,
             tries: 1,
             sent: now,
+            awaited,
         });
         Some(link)
     }
 
     /// First the size in use, then between it and what was refused.
-    fn next_size(&mut self, now: Now) -> Option<u16> {
+    fn next_size(&mut self, now: Now, busy: bool) -> Option<u16> {
         if self.given_up {
             return None;
         }
-        if self.good != Some(self.link) {
+        let is_old = now >= self.proven + CONFIRM_INTERVAL;
+        if self.good != Some(self.link) || busy && is_old {
             return Some(self.link);
         }
         if let Some(bad) = self.bad {
@@ -193,7 +221,9 @@ mod tests {
         let mut probes = Vec::new();
         for second in from..from + seconds {
             let heard = at(second) + Duration::from_millis(500);
-            if let Some(link) = path.handle_timeout(at(second), heard - Duration::from_secs(1)) {
+            if let Some(link) =
+                path.handle_timeout(at(second), heard - Duration::from_secs(1), false)
+            {
                 probes.push(link);
                 if link <= width {
                     path.probe_answered();
@@ -219,9 +249,9 @@ mod tests {
         assert_eq!(path.link(), 1000);
         path.too_large(at(10), 1490);
         assert_eq!(path.link(), 1000, "sent before the first one was refused");
-        assert_eq!(path.handle_timeout(at(11), at(10)), Some(1000));
+        assert_eq!(path.handle_timeout(at(11), at(10), false), Some(1000));
         path.probe_answered();
-        assert_eq!(path.handle_timeout(at(12), at(11)), Some(1245));
+        assert_eq!(path.handle_timeout(at(12), at(11), false), Some(1245));
         path.probe_answered();
         assert_eq!(path.link(), 1245);
         path.too_large(at(12), 1245);
@@ -231,7 +261,7 @@ mod tests {
         assert_eq!(search(&mut path, 10, 1, 1500, false), [1500]);
         path.heard(9000);
         path.too_large(at(12), 1500);
-        assert_eq!(path.handle_timeout(at(13), at(12)), Some(1000));
+        assert_eq!(path.handle_timeout(at(13), at(12), false), Some(1000));
         path.probe_answered();
         path.heard(1400);
         assert_eq!(path.link(), 1400);
@@ -292,7 +322,7 @@ mod tests {
         path.heard(1350);
         assert_eq!(path.link(), 1350);
         assert_eq!(
-            path.handle_timeout(at(11), at(10)),
+            path.handle_timeout(at(11), at(10), false),
             Some(1350),
             "to be proven"
         );
@@ -309,35 +339,99 @@ mod tests {
     #[test]
     fn three_unanswered_probes_of_a_client_that_is_heard() {
         let mut path = PathMtu::new(1500, false);
-        assert_eq!(path.handle_timeout(at(10), at(9)), Some(1500));
+        assert_eq!(path.handle_timeout(at(10), at(9), false), Some(1500));
         assert_eq!(
-            path.handle_timeout(at(100), at(10)),
+            path.handle_timeout(at(100), at(10), false),
             None,
             "not heard since"
         );
-        assert_eq!(path.handle_timeout(at(100), at(99)), Some(1500));
-        assert_eq!(path.handle_timeout(at(100), at(100)), None);
-        assert_eq!(path.handle_timeout(at(101), at(101)), Some(1500));
+        assert_eq!(path.handle_timeout(at(100), at(99), false), Some(1500));
+        assert_eq!(path.handle_timeout(at(100), at(100), false), None);
+        assert_eq!(path.handle_timeout(at(101), at(101), false), Some(1500));
         assert_eq!(path.link(), 1500);
-        assert_eq!(path.handle_timeout(at(102), at(102)), Some(1000));
+        assert_eq!(path.handle_timeout(at(102), at(102), false), Some(1000));
         assert_eq!(path.link(), 1000);
+    }
+
+    /// A client that says nothing but answers, on a path of `width` bytes that loses larger packets
+    /// silently, while packets go to it: the probes of so many seconds.
+    fn search_busy(path: &mut PathMtu, from: u64, seconds: u64, width: u16) -> Vec<u16> {
+        let mut heard = at(from);
+        let mut probes = Vec::new();
+        for second in from..from + seconds {
+            let Some(link) = path.handle_timeout(at(second), heard, true) else {
+                continue;
+            };
+            probes.push(link);
+            let arrives = [link <= width, path.needs_small()];
+            for _ in arrives.iter().filter(|arrives| **arrives) {
+                heard = at(second) + Duration::from_millis(20);
+                path.probe_answered();
+            }
+        }
+        probes
+    }
+
+    #[test]
+    fn a_path_that_gets_narrow_silently_is_noticed() {
+        let mut path = PathMtu::new(1500, false);
+        let proofs = search_busy(&mut path, 10, 20, 1500);
+        assert_eq!(proofs, [1500; 4], "one in 5 s");
+        let probes = search_busy(&mut path, 30, 4, 1300);
+        assert_eq!(probes, [1500, 1500, 1500, 1000]);
+        search_busy(&mut path, 34, 40, 1300);
+        assert!((1292..=1300).contains(&path.link()), "{}", path.link());
+    }
+
+    #[test]
+    fn a_client_that_answers_nothing_says_nothing_about_a_size() {
+        let mut path = PathMtu::new(1500, false);
+        assert_eq!(search_busy(&mut path, 10, 1, 1500), [1500]);
+        for second in 15..60 {
+            let asked = path.handle_timeout(at(second), at(14), true);
+            assert_eq!(asked, (second == 15).then_some(1500));
+        }
+        assert_eq!(path.link(), 1500);
+        let asked = path.handle_timeout(at(60), at(60), true);
+        assert_eq!(asked, Some(1500), "heard again");
+        assert!(path.needs_small());
+    }
+
+    #[test]
+    fn a_client_that_gets_nothing_more_is_asked_by_a_small_request_too() {
+        let mut path = PathMtu::new(1500, false);
+        assert_eq!(path.handle_timeout(at(10), at(9), false), Some(1500));
+        assert!(!path.needs_small());
+        assert_eq!(path.handle_timeout(at(11), at(9), true), Some(1500));
+        assert!(path.needs_small());
+        path.probe_answered();
+        assert_eq!(path.good, None, "that of the small one");
+        path.probe_answered();
+        assert_eq!(path.good, Some(1500));
+    }
+
+    #[test]
+    fn a_client_that_gets_nothing_is_left_in_peace() {
+        let mut path = PathMtu::new(1500, false);
+        assert_eq!(search_busy(&mut path, 10, 1, 1500), [1500]);
+        assert_eq!(path.handle_timeout(at(100), at(99), false), None);
     }
 
     #[test]
     fn an_ambiguous_answer_counts_for_no_probe() {
         let mut path = PathMtu::new(1500, false);
-        assert_eq!(path.handle_timeout(at(10), at(9)), Some(1500));
+        assert_eq!(path.handle_timeout(at(10), at(9), false), Some(1500));
         path.forget_probe();
         path.probe_answered();
         path.probe_refused(at(10));
-        assert_eq!(path.handle_timeout(at(11), at(10)), Some(1500));
+        assert_eq!(path.handle_timeout(at(11), at(10), false), Some(1500));
     }
 
     proptest! {
         #[test]
         fn no_events_lead_out_of_the_bounds(
             ceiling in 600u16..17000, ipv6_lease: bool,
-            events in prop::collection::vec((0u8..5, any::<u16>()), 0..200),
+            events in prop::collection::vec((0u8..6, any::<u16>()), 0..200),
         ) {
             let mut path = PathMtu::new(ceiling, ipv6_lease);
             let floor = if ipv6_lease { IPV6_MINIMUM } else { IPV4_MINIMUM }.min(ceiling);
@@ -349,7 +443,7 @@ mod tests {
                     2 => path.probe_answered(),
                     3 => path.heard(link),
                     _ => {
-                        let probe = path.handle_timeout(now, now);
+                        let probe = path.handle_timeout(now, now, event == 5);
                         prop_assert!(probe.is_none_or(|link| (floor..=ceiling).contains(&link)));
                     }
                 }

@@ -4,6 +4,8 @@
 pub struct PacketBatch {
     storage: Vec<u8>,
     lens: Vec<usize>,
+    /// Whether each is the first of what was read at once.
+    firsts: Vec<bool>,
     buffer_len: usize,
     capacity: usize,
 }
@@ -14,6 +16,7 @@ impl PacketBatch {
         Self {
             storage: vec![0; capacity * buffer_len],
             lens: Vec::with_capacity(capacity),
+            firsts: Vec::with_capacity(capacity),
             buffer_len,
             capacity,
         }
@@ -32,6 +35,7 @@ impl PacketBatch {
     /// Forgets the packets.
     pub fn clear(&mut self) {
         self.lens.clear();
+        self.firsts.clear();
     }
 
     /// Longest packet that it has room for, in bytes.
@@ -57,7 +61,16 @@ impl PacketBatch {
         Some(&mut self.storage[start..start + self.buffer_len])
     }
 
-    pub(super) fn push(&mut self, len: usize) {
+    /// Whether packet number `index` is the first of what was read at once.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn begins_read(&self, index: usize) -> bool {
+        self.firsts[index]
+    }
+
+    pub(super) fn push(&mut self, len: usize, first: bool) {
         self.lens.push(len);
+        self.firsts.push(first);
     }
 }

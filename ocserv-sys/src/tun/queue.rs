@@ -23,11 +23,15 @@ pub struct Sent {
     pub full: usize,
     /// Packets that it refused: not IP, or the device is down.
     pub refused: usize,
+    /// Why the last packet that it did not take was not taken.
+    pub error: Option<i32>,
 }
 
 /// One queue of the device.
 pub struct TunQueue {
     fd: OwnedFd,
+    /// Numbers of the packets that began a write.
+    leaders: Vec<u32>,
     /// For packets with a header before them.
     offload: Option<Offload>,
 }
@@ -49,7 +53,11 @@ impl TunQueue {
             buffer: vec![0; VNET_HEADER + MAX_SUPER_PACKET],
             rest: None,
         });
-        Self { fd, offload }
+        Self {
+            fd,
+            leaders: Vec::new(),
+            offload,
+        }
     }
 
     /// Reads waiting packets, at most as many as `batch` holds; 0 when none wait. When the batch was
@@ -61,7 +69,7 @@ impl TunQueue {
         batch.clear();
         match &mut self.offload {
             None => recv_plain(&self.fd, batch)?,
-            Some(offload) if offload.rest.is_some() => offload.lay_rest(batch),
+            Some(offload) if offload.rest.is_some() => offload.lay_rest(batch, false),
             Some(offload) => offload.recv(&self.fd, batch)?,
         }
         Ok(batch.len())
@@ -77,15 +85,24 @@ impl TunQueue {
     /// Writes packets, in the order that each flow has them; what the kernel does not take is counted
     /// and lost, as on any wire.
     pub fn send_batch<'a>(&mut self, packets: impl IntoIterator<Item = &'a [u8]>) -> Sent {
+        let Self { fd, leaders, .. } = self;
+        leaders.clear();
         if let Some(offload) = &mut self.offload {
-            let mut write = |parts: &[IoSlice<'_>]| writev(&self.fd, parts).map(drop);
-            return offload.sender.send(&mut write, packets);
+            let mut write = |parts: &[IoSlice<'_>]| writev(&*fd, parts).map(drop);
+            return offload.sender.send(&mut write, packets, leaders);
         }
         let mut counts = Sent::default();
-        for packet in packets {
-            count(&mut counts, write(&self.fd, packet).map(drop), 1);
+        for (number, packet) in (0..).zip(packets) {
+            leaders.push(number);
+            count(&mut counts, write(&*fd, packet).map(drop), 1);
         }
         counts
+    }
+
+    /// Numbers of the packets of the last [`Self::send_batch`] that began a write, ascending: those after
+    /// them went by the same.
+    pub fn leaders(&self) -> &[u32] {
+        &self.leaders
     }
 }
 
@@ -112,7 +129,7 @@ fn recv_plain(fd: &OwnedFd, batch: &mut PacketBatch) -> io::Result<()> {
         let Some(len) = read_one(fd, buffer)? else {
             return Ok(());
         };
-        batch.push(len);
+        batch.push(len, true);
     }
     Ok(())
 }
@@ -131,17 +148,17 @@ impl Offload {
             // The kernel writes the header, so what fails is a packet too long for the batch's buffers.
             // Nothing at all stands for it, to be counted as what no packet is.
             let Ok(segmenter) = Segmenter::new(&header, packet, batch.buffer_len()) else {
-                batch.push(0);
+                batch.push(0, true);
                 continue;
             };
             self.rest = Some((len, segmenter));
-            self.lay_rest(batch);
+            self.lay_rest(batch, true);
         }
         Ok(())
     }
 
     /// Puts what is left into the batch, as far as there is room.
-    fn lay_rest(&mut self, batch: &mut PacketBatch) {
+    fn lay_rest(&mut self, batch: &mut PacketBatch, mut first: bool) {
         let Some((len, segmenter)) = &mut self.rest else {
             return;
         };
@@ -151,7 +168,8 @@ impl Offload {
                 self.rest = None;
                 return;
             };
-            batch.push(len);
+            batch.push(len, first);
+            first = false;
         }
         if segmenter.is_done() {
             self.rest = None;

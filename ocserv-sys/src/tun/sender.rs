@@ -29,13 +29,16 @@ impl Sender {
     }
 
     /// Writes packets, in the order that each flow has them. `write` takes the parts of one write.
+    /// Numbers of packets that begin a group are added to `leaders`.
     pub fn send<'a>(
         &mut self,
         write: &mut Write<'_>,
         packets: impl IntoIterator<Item = &'a [u8]>,
+        leaders: &mut Vec<u32>,
     ) -> Sent {
         let mut counts = Sent::default();
         let mut packets = packets.into_iter().fuse();
+        let mut base = 0;
         loop {
             let mut chunk: [&[u8]; MAX_PLANNED] = [&[]; MAX_PLANNED];
             let mut len = 0;
@@ -46,9 +49,17 @@ impl Sender {
             let chunk = &chunk[..len];
             match chunk {
                 [] => return counts,
-                [packet] => count(&mut counts, write_one(write, packet), 1),
-                _ => self.send_chunk(write, chunk, &mut counts),
+                [packet] => {
+                    leaders.push(base);
+                    count(&mut counts, write_one(write, packet), 1);
+                }
+                _ => {
+                    self.send_chunk(write, chunk, &mut counts);
+                    let groups = self.coalescer.groups().iter();
+                    leaders.extend(groups.map(|group| base + group.first()));
+                }
             }
+            base += len as u32;
         }
     }
 
@@ -110,6 +121,9 @@ pub fn count(counts: &mut Sent, result: Result<(), Errno>, packets: usize) {
         Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => counts.full += packets,
         Err(_) => counts.refused += packets,
     }
+    if let Err(error) = result {
+        counts.error = Some(error as i32);
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +158,7 @@ mod tests {
             Ok(())
         };
         for _ in 0..2 {
-            let sent = sender.send(&mut write, packets());
+            let sent = sender.send(&mut write, packets(), &mut Vec::new());
             assert_eq!((sent.sent, sent.full, sent.refused), (2, 0, 0));
         }
         // Headers and two payloads; then always one header and one packet.
@@ -156,14 +170,14 @@ mod tests {
         let packets = datagrams();
         let packets = || packets.iter().map(Vec::as_slice);
         let mut sender = Sender::new();
-        let sent = sender.send(&mut |_| Err(Errno::EINVAL), packets());
+        let sent = sender.send(&mut |_| Err(Errno::EINVAL), packets(), &mut Vec::new());
         assert_eq!((sent.sent, sent.full, sent.refused), (0, 0, 2));
         let mut writes = 0;
         let mut write = |_: &[IoSlice<'_>]| {
             writes += 1;
             Ok(())
         };
-        assert_eq!(sender.send(&mut write, packets()).sent, 2);
+        assert_eq!(sender.send(&mut write, packets(), &mut Vec::new()).sent, 2);
         assert_eq!(writes, 1);
     }
 
@@ -171,7 +185,7 @@ mod tests {
     fn a_super_packet_without_room_is_all_its_packets_lost() {
         let packets = datagrams();
         let packets = packets.iter().map(Vec::as_slice);
-        let sent = Sender::new().send(&mut |_| Err(Errno::EAGAIN), packets);
+        let sent = Sender::new().send(&mut |_| Err(Errno::EAGAIN), packets, &mut Vec::new());
         assert_eq!((sent.sent, sent.full, sent.refused), (0, 2, 0));
     }
 }

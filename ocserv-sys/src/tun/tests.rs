@@ -11,6 +11,8 @@ use super::*;
 
 mod bulk;
 mod kernel;
+mod random;
+mod traffic;
 
 /// Runs `test` in a thread with a network of its own, which ends with it.
 pub fn in_own_network(test: impl FnOnce() + Send + 'static) {
@@ -73,7 +75,8 @@ fn pass_both_ways(super_packets: bool) {
         Sent {
             sent: 1,
             full: 0,
-            refused: 1
+            refused: 1,
+            error: Some(libc::EINVAL)
         }
     );
     let mut buffer = [0; 10];
@@ -112,6 +115,58 @@ fn finds(queues: &mut [TunQueue], text: &[u8]) -> bool {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_device_that_is_off_refuses_and_recovers() {
+    for super_packets in [false, true] {
+        in_own_network(move || switch_off_and_on(super_packets));
+    }
+}
+
+fn switch_off_and_on(super_packets: bool) {
+    let mut device = TunDevice::create_with("vpnt%d", 1, super_packets).unwrap();
+    device.set_up().unwrap();
+    ip("addr add 10.9.0.1/24 dev vpnt0");
+    let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+    let packet = packet(socket.local_addr().unwrap().port());
+    let packets = || std::iter::repeat_n(packet.as_slice(), 5);
+    let mut queue = queues(&device).remove(0);
+    let mut batch = PacketBatch::new(8, 2048);
+    ip("link set vpnt0 down");
+    let off = queue.send_batch(packets());
+    let refused = Sent {
+        refused: 5,
+        error: Some(libc::EIO),
+        ..Sent::default()
+    };
+    assert_eq!(off, refused);
+    // What the kernel had to say before is still there.
+    while queue.recv_batch(&mut batch).unwrap() > 0 {}
+    ip("link set vpnt0 up");
+    assert_eq!(queue.send_batch(packets()).sent, 5);
+    for _ in 0..5 {
+        assert_eq!(socket.recv(&mut [0; 10]).unwrap(), 2);
+    }
+    socket.send_to(b"outward", "10.9.0.2:7").unwrap();
+    assert!(finds(std::slice::from_mut(&mut queue), b"outward"));
+}
+
+#[test]
+fn a_device_that_is_gone_is_an_error_to_readers() {
+    for super_packets in [false, true] {
+        in_own_network(move || {
+            let mut device = TunDevice::create_with("vpnt%d", 1, super_packets).unwrap();
+            device.set_up().unwrap();
+            let mut queue = queues(&device).remove(0);
+            ip("link delete vpnt0");
+            let gone = queue.send_batch([&packet(9)[..]]);
+            assert_eq!((gone.refused, gone.error), (1, Some(libc::EBADFD)));
+            let mut batch = PacketBatch::new(8, 2048);
+            let error = queue.recv_batch(&mut batch).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADFD));
+        });
     }
 }
 

@@ -141,7 +141,7 @@ impl UdpPort {
     /// none wait.
     ///
     /// # Errors
-    /// `recvmmsg(2)`, except for "nothing there" and errors of earlier sends.
+    /// `recvmmsg(2)`, if the socket cannot be used any more.
     pub fn recv_batch(&self, batch: &mut RxBatch) -> io::Result<usize> {
         batch.receive(self.fd.as_fd(), self.local, self.merges)
     }

@@ -38,6 +38,8 @@ struct Found {
     len: usize,
     peer: SocketAddr,
     local: SocketAddr,
+    /// The first of its message.
+    first: bool,
 }
 
 /// A received message: `count` datagrams, each of `segment` bytes but the last.
@@ -117,6 +119,14 @@ impl RxBatch {
         }
     }
 
+    /// Whether datagram number `index` is the first of a message.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn begins_message(&self, index: usize) -> bool {
+        self.found[index].first
+    }
+
     /// The bytes of datagram number `index`, as they are now.
     ///
     /// # Panics
@@ -149,16 +159,10 @@ impl RxBatch {
         let Ok(received) = usize::try_from(received) else {
             let error = io::Error::last_os_error();
             return match error.raw_os_error() {
-                // The latter are answers to datagrams sent earlier, told once.
-                Some(
-                    libc::EAGAIN
-                    | libc::EINTR
-                    | libc::ECONNREFUSED
-                    | libc::EHOSTUNREACH
-                    | libc::ENETUNREACH
-                    | libc::EMSGSIZE,
-                ) => Ok(0),
-                _ => Err(error),
+                // Others are told once and then forgotten: answers to datagrams sent earlier, want of
+                // memory, an administrator's `ss --kill`. The socket lives.
+                Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => Err(error),
+                _ => Ok(0),
             };
         };
         for index in 0..received {
@@ -252,6 +256,7 @@ impl RxBatch {
                 len,
                 peer: message.peer,
                 local: message.local,
+                first: number == 0,
             });
         }
     }

@@ -39,6 +39,8 @@ pub struct SendReport {
     pub full: usize,
     /// Datagrams refused for another reason (no route, firewall).
     pub refused: usize,
+    /// Why the last datagram that was lost was lost.
+    pub error: Option<i32>,
 }
 
 /// Datagrams to send. Each carries a tag of the caller, by which those too long for the path are
@@ -175,7 +177,10 @@ impl TxBatch {
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
-                    Some(libc::EAGAIN) => self.lose_from(run.first, &mut report, &mut next),
+                    Some(libc::EAGAIN) => {
+                        report.error = Some(libc::EAGAIN);
+                        self.lose_from(run.first, &mut report, &mut next);
+                    }
                     code if run.len > 1 => {
                         if says_cannot_cut(code) {
                             cuts_runs.store(false, Ordering::Relaxed);
@@ -188,12 +193,14 @@ impl TxBatch {
                         self.too_long.push(self.tags[run.first]);
                         next += 1;
                     }
-                    Some(libc::ENOBUFS | libc::ENOMEM) => {
+                    code @ Some(libc::ENOBUFS | libc::ENOMEM) => {
+                        report.error = code;
                         self.lose_from(run.first, &mut report, &mut next);
                     }
                     // Also errors of earlier datagrams, told once: this one is not tried again.
-                    _ => {
+                    code => {
                         self.lost.push(self.tags[run.first]);
+                        report.error = code;
                         report.refused += 1;
                         next += 1;
                     }
@@ -318,6 +325,7 @@ mod tests {
             sent,
             full,
             refused,
+            error: None,
         }
     }
 
@@ -376,14 +384,18 @@ mod tests {
         let cuts = AtomicBool::new(true);
         let mut first = batch(&[9, 9, 5, 5, 5]);
         let (sent, _) = send(&mut first, &cuts, &[Ok(1), Err(libc::EAGAIN)]);
-        assert_eq!(sent, report(3, 2, 0));
+        let error = Some(libc::EAGAIN);
+        let full = report(3, 2, 0);
+        assert_eq!(sent, SendReport { error, ..full });
         assert_eq!(first.lost(), [3, 4]);
 
         // A long message may find no memory where a short one does.
         let mut second = batch(&[9, 9, 5, 5]);
         let answers = [Err(libc::ENOBUFS), Ok(2), Err(libc::ENOBUFS)];
         let (sent, offered) = send(&mut second, &cuts, &answers);
-        assert_eq!(sent, report(2, 2, 0));
+        let error = Some(libc::ENOBUFS);
+        let full = report(2, 2, 0);
+        assert_eq!(sent, SendReport { error, ..full });
         assert_eq!(offered, [vec![3, 1], vec![1, 1, 1, 1], vec![1, 1]]);
         assert_eq!(second.lost(), [2, 3]);
     }
@@ -394,7 +406,9 @@ mod tests {
         let mut batch = batch(&[5, 5, 5]);
         let answers = [Err(libc::EPERM), Err(libc::EPERM), Ok(1), Err(libc::EPERM)];
         let (sent, _) = send(&mut batch, &cuts, &answers);
-        assert_eq!(sent, report(1, 0, 2));
+        let error = Some(libc::EPERM);
+        let refused = report(1, 0, 2);
+        assert_eq!(sent, SendReport { error, ..refused });
         assert_eq!(batch.lost(), [0, 2]);
         assert!(cuts.load(Ordering::Relaxed));
     }

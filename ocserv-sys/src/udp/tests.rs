@@ -1,9 +1,11 @@
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
+
+mod overload;
 
 fn port(address: &str) -> UdpPort {
     port_with(address, PathMtu::Discover)
@@ -54,17 +56,18 @@ fn receive(port: &UdpPort, batch: &mut RxBatch, count: usize) -> (Vec<Vec<u8>>, 
 fn with_short_loopback(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
-        let arguments = ["link", "set", "lo", "up", "mtu", "1500"];
-        assert!(
-            Command::new("ip")
-                .args(arguments)
-                .status()
-                .unwrap()
-                .success()
-        );
+        run("ip link set lo up mtu 1500");
         test();
     });
     thread.join().unwrap();
+}
+
+/// Runs a command, which must succeed; its words are separated by blanks.
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let mut program = Command::new(words.next().unwrap());
+    let status = program.args(words).stdout(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{command}");
 }
 
 fn push(batch: &mut TxBatch, bytes: &[u8], to: &Destination, tag: u32) {
@@ -101,8 +104,7 @@ fn a_batch_arrives_with_both_addresses() {
             client.send_batch(&mut out),
             SendReport {
                 sent: 2,
-                full: 0,
-                refused: 0
+                ..SendReport::default()
             }
         );
         assert!(out.is_empty());

@@ -13,8 +13,16 @@ pub fn text(info: &DatapathInfo) -> String {
     rows.row("Reason", &info.reason)
         .row("Forward", &info.forward);
     rows.number("Max record", info.max_record.into());
+    rows.row("Limit", &info.limit);
     rows.number("Sessions with DTLS", info.sessions);
     rows.number("Sessions in kernel", info.kernel_sessions);
+    for (name, share) in shares(info) {
+        if let Some(share) = share {
+            rows.row(name, &format!("{share} %"));
+        }
+    }
+    counts(&mut rows, "Record limits:", &info.limits);
+    counts(&mut rows, "Costs in ns:", &info.costs);
     if !info.programs.is_empty() {
         rows.line("").line("Programs:");
     }
@@ -37,6 +45,19 @@ pub fn text(info: &DatapathInfo) -> String {
     traffic(&mut rows, &info.user);
     counts(&mut rows, "User drops:", &info.user_drops);
     rows.finish()
+}
+
+/// Percentages of the packets that passed inside the kernel; `None`: there were none.
+fn shares(info: &DatapathInfo) -> [(&'static str, Option<u64>); 2] {
+    let (kernel, user) = (&info.kernel, &info.user);
+    [
+        ("Kernel share RX", kernel.rx_packets, user.rx_packets),
+        ("Kernel share TX", kernel.tx_packets, user.tx_packets),
+    ]
+    .map(|(name, kernel, user)| {
+        let all = kernel.saturating_add(user);
+        (name, kernel.saturating_mul(100).checked_div(all))
+    })
 }
 
 fn traffic(rows: &mut Rows, traffic: &PathTraffic) {
@@ -63,8 +84,14 @@ pub fn json(info: &DatapathInfo) -> String {
         .text("Reason", &info.reason)
         .text("Forward", &info.forward);
     object.number("Max record", info.max_record.into());
+    object.text("Limit", &info.limit);
     object.number("Sessions with DTLS", info.sessions);
     object.number("Sessions in kernel", info.kernel_sessions);
+    for (name, share) in shares(info) {
+        object.number(name, share.unwrap_or(0));
+    }
+    object.object("Record limits", &by_reason(&info.limits));
+    object.object("Costs in ns", &by_reason(&info.costs));
     object.objects("Programs", &programs(info));
     object.objects("Devices", &devices(info));
     let kernel = &info.kernel;
@@ -176,6 +203,9 @@ mod tests {
             left: counts(&[("long record", 5), ("other cipher", 2)]),
             kernel_drops: counts(&[("replay", 1)]),
             user_drops: counts(&[("source", 0), ("too big", 4)]),
+            limit: "auto".to_owned(),
+            limits: counts(&[("From clients", 512), ("To clients", 1530)]),
+            costs: counts(&[("Kernel, 64 bytes", 860)]),
         }
     }
 
@@ -184,7 +214,7 @@ mod tests {
             state: "off".to_owned(),
             reason: "no kernel path".to_owned(),
             forward: "direct".to_owned(),
-            max_record: 512,
+            limit: "none".to_owned(),
             ..DatapathInfo::default()
         }
     }
@@ -196,8 +226,18 @@ mod tests {
             "\tState: on\n",
             "\tForward: stack\n",
             "\tMax record: 512\n",
+            "\tLimit: auto\n",
             "\tSessions with DTLS: 3\n",
             "\tSessions in kernel: 2\n",
+            "\tKernel share RX: 99 %\n",
+            "\tKernel share TX: 99 %\n",
+            "\n",
+            "Record limits:\n",
+            "\tFrom clients: 512\n",
+            "\tTo clients: 1530\n",
+            "\n",
+            "Costs in ns:\n",
+            "\tKernel, 64 bytes: 860\n",
             "\n",
             "Programs:\n",
             "\tfrom_client: ID 41\n",
@@ -242,7 +282,8 @@ mod tests {
             "\tState: off\n",
             "\tReason: no kernel path\n",
             "\tForward: direct\n",
-            "\tMax record: 512\n",
+            "\tMax record: 0\n",
+            "\tLimit: none\n",
             "\tSessions with DTLS: 0\n",
             "\tSessions in kernel: 0\n",
             "\n",
@@ -270,8 +311,13 @@ mod tests {
             "    \"State\":  \"on\",\n",
             "    \"Forward\":  \"stack\",\n",
             "    \"Max record\":  512,\n",
+            "    \"Limit\":  \"auto\",\n",
             "    \"Sessions with DTLS\":  3,\n",
             "    \"Sessions in kernel\":  2,\n",
+            "    \"Kernel share RX\":  99,\n",
+            "    \"Kernel share TX\":  99,\n",
+            "    \"Record limits\":\t{\"From clients\":  512, \"To clients\":  1530},\n",
+            "    \"Costs in ns\":\t{\"Kernel, 64 bytes\":  860},\n",
             "    \"Programs\":\t[{\"Name\":  \"from_client\", \"ID\":  41}, ",
             "{\"Name\":  \"to_client\", \"ID\":  42}],\n",
             "    \"Devices\":\t[{\"Name\":  \"eth0\", \"Role\":  \"wan\", \"Mode\":  \"native\"}, ",

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use ocserv_common::kernel::{Counted, MAX_RECORD};
 use ocserv_common::session::SessionShared;
+use ocserv_daemon::costs::RecordLimits;
 use ocserv_daemon::ipc::dataplane::SessionParams;
 use ocserv_daemon::ipc::ids::{GateId, Slot};
 use ocserv_daemon::kernel_path::{KernelPath, NewChannel, Options};
@@ -107,7 +108,7 @@ impl Bed {
     pub fn with(change: impl FnOnce(&mut Options)) -> Result<Self> {
         let mut options = Options {
             slots: 100,
-            max_record: MAX_RECORD,
+            limits: RecordLimits::fixed(MAX_RECORD),
             direct: false,
             tun_ifindex: 1,
         };

@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use ocserv_common::kernel::{BULK_HOLD_MS, Counted};
+use ocserv_common::pace::Limits;
+use ocserv_daemon::costs::RecordLimits;
 
 use crate::bed::{Bed, FLOW4, SkbFields, TC_REDIRECT, now_ms};
 use crate::net::{alone, ifindex};
@@ -17,7 +19,7 @@ const LONGEST: usize = MAX_RECORD as usize - 30;
 const PAST: u64 = 2 * BULK_HOLD_MS as u64 + 20;
 
 fn bed() -> Result<Bed> {
-    let mut bed = Bed::with(|options| options.max_record = MAX_RECORD)?;
+    let mut bed = Bed::with(|options| options.limits = RecordLimits::fixed(MAX_RECORD))?;
     bed.ifindex = ifindex("wan").unwrap_or(1);
     bed.install(0, 1, FLOW4)?;
     bed.hear(0);
@@ -36,14 +38,14 @@ fn long_records_are_left_and_small_ones_behind_them_too() {
     let bytes = client.frame(FLOW4, &longer);
     assert!(is_left(&bed.xdp("xdp_rx", &bytes).unwrap(), &bytes));
     assert_eq!(bed.count(Counted::UpBulk), 1);
-    assert!(bed.record().rx_bulk_ms.get() >= before);
+    assert!(bed.record().rx_pace.bulk_ms.get() >= before);
     let small = inner("10.9.0.5", "10.20.0.2", 60);
     let bytes = client.frame(FLOW4, &small);
     // As if the long one had come at this moment, whatever time the test takes.
-    bed.record().rx_bulk_ms.set(now_ms() + 1000);
+    bed.record().rx_pace.bulk_ms.set(now_ms() + 1000);
     assert!(is_left(&bed.xdp("xdp_rx", &bytes).unwrap(), &bytes));
     assert_eq!(bed.count(Counted::UpBulk), 2);
-    bed.record().rx_bulk_ms.set(now_ms() - PAST);
+    bed.record().rx_pace.bulk_ms.set(now_ms() - PAST);
     let ran = bed.xdp("xdp_rx", &bytes).unwrap();
     assert!(is_delivered(&ran, &small), "the hold is over");
 }
@@ -58,12 +60,12 @@ fn long_packets_are_left_and_small_ones_behind_them_too() {
         let longer = inner("10.20.0.2", "10.9.0.5", LONGEST + 1);
         assert!(seal::is_left(&bed.tc("tc_tx", &longer)?, &longer));
         assert_eq!(bed.count(Counted::UpBulk), 1);
-        assert!(bed.record().tx_bulk_ms.get() >= before);
+        assert!(bed.record().tx_pace.bulk_ms.get() >= before);
         let small = inner("10.20.0.2", "10.9.0.5", 60);
-        bed.record().tx_bulk_ms.set(now_ms() + 1000);
+        bed.record().tx_pace.bulk_ms.set(now_ms() + 1000);
         assert!(seal::is_left(&bed.tc("tc_tx", &small)?, &small));
         assert_eq!(bed.count(Counted::UpBulk), 2);
-        bed.record().tx_bulk_ms.set(now_ms() - PAST);
+        bed.record().tx_pace.bulk_ms.set(now_ms() - PAST);
         assert_eq!(bed.tc("tc_tx", &small)?.verdict, TC_REDIRECT);
         Ok(())
     })
@@ -95,6 +97,71 @@ fn packets_above_the_session_s_mtu_are_left() {
         let fits = inner("10.20.0.2", "10.9.0.5", 300);
         assert_eq!(bed.tc("tc_tx", &fits)?.verdict, TC_REDIRECT);
         let longer = inner("10.20.0.2", "10.9.0.5", 301);
+        assert!(seal::is_left(&bed.tc("tc_tx", &longer)?, &longer));
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Every packet of a test run comes close behind the last.
+fn bursts() -> Result<Bed> {
+    const FOREVER: u32 = u32::MAX;
+    let limits = Limits {
+        alone: 1530,
+        close: 200,
+        close_ns: FOREVER,
+        hold_ms: BULK_HOLD_MS,
+    };
+    let mut bed = Bed::with(|options| {
+        options.limits = RecordLimits {
+            rx: limits,
+            tx: limits,
+        };
+    })?;
+    bed.ifindex = ifindex("wan").unwrap_or(1);
+    bed.install(0, 1, FLOW4)?;
+    bed.hear(0);
+    Ok(bed)
+}
+
+#[test]
+fn records_in_bursts_are_left_until_user_space_tells_otherwise() {
+    let mut bed = bursts().unwrap();
+    let mut client = Client::new(1);
+    let packet = inner("10.9.0.5", "10.20.0.2", 500);
+    let mut taken = |bed: &mut Bed, packet: &[u8]| {
+        let bytes = client.frame(FLOW4, packet);
+        let ran = bed.xdp("xdp_rx", &bytes).unwrap();
+        assert_ne!(is_delivered(&ran, packet), is_left(&ran, &bytes));
+        is_delivered(&ran, packet)
+    };
+    assert!(taken(&mut bed, &packet), "the first one is alone");
+    let first: Vec<_> = (0..60).map(|_| taken(&mut bed, &packet)).collect();
+    let begin = first.iter().position(|taken| !taken).unwrap();
+    assert!((15..40).contains(&begin), "{begin}");
+    assert!(first[begin..].iter().all(|taken| !taken));
+    // What user space says holds once the last that were left are through.
+    bed.record().rx_pace.tell(600, now_ms() + 60_000);
+    assert!(!taken(&mut bed, &packet), "still held");
+    bed.record().rx_pace.bulk_ms.set(now_ms() - PAST);
+    assert!(taken(&mut bed, &packet));
+    let longer = inner("10.9.0.5", "10.20.0.2", 571);
+    assert!(!taken(&mut bed, &longer));
+}
+
+#[test]
+fn packets_in_bursts_are_left_until_user_space_tells_otherwise() {
+    alone(|| {
+        let mut bed = bursts()?;
+        let packet = inner("10.20.0.2", "10.9.0.5", 500);
+        for _ in 0..60 {
+            bed.tc("tc_tx", &packet)?;
+        }
+        assert!(seal::is_left(&bed.tc("tc_tx", &packet)?, &packet));
+        bed.record().tx_pace.tell(600, now_ms() + 60_000);
+        bed.record().tx_pace.bulk_ms.set(now_ms() - PAST);
+        assert_eq!(bed.tc("tc_tx", &packet)?.verdict, TC_REDIRECT);
+        let longer = inner("10.20.0.2", "10.9.0.5", 571);
         assert!(seal::is_left(&bed.tc("tc_tx", &longer)?, &longer));
         Ok(())
     })

@@ -230,7 +230,7 @@ fn tc_tx_seals_whole_packets_to_the_client_and_leaves_the_rest() {
                 assert!(seal::is_left(&ran, &bytes), "{bytes:02x?}");
                 left += 1;
                 // What looks like a long packet holds back those behind it.
-                bed.record().tx_bulk_ms.set(0);
+                bed.record().tx_pace.bulk_ms.set(0);
             }
         }
         assert!(sealed > RUNS / 50 && left > RUNS / 50);
@@ -265,7 +265,7 @@ fn fuzz_direct() -> Result<u32> {
         } else {
             assert!(is_left(&ran, &bytes), "{bytes:02x?}");
             left += 1;
-            bed.record().tx_bulk_ms.set(0);
+            bed.record().tx_pace.bulk_ms.set(0);
         }
     }
     assert!(sealed > RUNS / 50 && left > RUNS / 50);

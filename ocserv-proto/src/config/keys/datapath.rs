@@ -5,7 +5,6 @@ use ocserv_common::kernel;
 use super::Scope::GlobalFixed as GF;
 use super::Status::Works;
 use super::{Key, Setter, put};
-use crate::config::error::Message;
 use crate::config::types::{Config, XdpForward, XdpMode};
 use crate::config::value::{Read, Value, leading_number};
 
@@ -84,16 +83,9 @@ fn interface(list: &mut Vec<String>, v: &mut Value<'_>) -> Read<()> {
     Ok(())
 }
 
-fn max_record(v: &mut Value<'_>) -> Read<u32> {
+fn max_record(v: &mut Value<'_>) -> Read<Option<u32>> {
     if v.text.eq_ignore_ascii_case("auto") {
-        let text = format!(
-            "{}: '{}': the limit of this machine is not measured yet; {} is used",
-            v.place,
-            v.key,
-            kernel::DEFAULT_MAX_RECORD
-        );
-        v.messages.push(Message::note(text));
-        return Ok(kernel::DEFAULT_MAX_RECORD);
+        return Ok(None);
     }
     let (number, rest) = leading_number(v.text);
     if !rest.is_empty() || v.text.is_empty() || number < i64::from(MIN_RECORD) {
@@ -106,10 +98,10 @@ fn max_record(v: &mut Value<'_>) -> Read<u32> {
     }
     let limit = kernel::MAX_RECORD;
     match u32::try_from(number) {
-        Ok(number) if number <= limit => Ok(number),
+        Ok(number) if number <= limit => Ok(Some(number)),
         _ => {
             v.warn(format!("{number} is out of range, {limit} is used"));
-            Ok(limit)
+            Ok(Some(limit))
         }
     }
 }

@@ -7,6 +7,7 @@ use ocserv_common::offload::vnet::{
     GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CHECKSUM, VnetHeader,
 };
 
+use super::traffic::{Random, seed};
 use super::*;
 
 /// From a host behind `vpnt0` to one behind `vpnt1`, which the kernel forwards.
@@ -171,6 +172,44 @@ fn a_tun_device_cuts_as_we_do() {
     });
 }
 
+/// What the kernel's own sockets could have made.
+fn random_super(random: &mut Random) -> Super {
+    let is_tcp = random.below(2) == 0;
+    let size = 1 + random.below(1400);
+    // UDP has at most 128 segments, and the device's queue room for some hundreds.
+    let segments = 2 + random.below(if is_tcp { 200 } else { 120 });
+    let payload = size * (segments - 1) + 1 + random.below(size);
+    Super {
+        is_ipv4: random.below(2) == 0,
+        is_tcp,
+        flags: [0x10, 0x18, 0x11, 0x90, 0x99, 0x50, 0x31][random.below(7) as usize],
+        options: [&[][..], TIMESTAMPS, &[1, 1, 1, 1]][random.below(3) as usize],
+        payload: payload.min(60_000) as usize,
+        size: size as u16,
+    }
+}
+
+#[test]
+fn a_tun_device_cuts_random_super_packets_as_we_do() {
+    const COUNT: usize = 200;
+    let seed = seed();
+    in_own_network(move || {
+        let [near, far] = routed();
+        let mut far = queues(&far);
+        let mut random = Random(seed);
+        for _ in 0..COUNT {
+            let sample = random_super(&mut random);
+            let mut bytes = sample.header().to_bytes().to_vec();
+            bytes.extend(sample.bytes(64));
+            write(&near.queues()[0], &bytes)
+                .unwrap_or_else(|error| panic!("{error}: {:?}", sample.header()));
+            let ours = sample.our_segments(63);
+            let theirs = forwarded(&mut far[0], ours.len());
+            assert!(theirs == ours, "{:?}", sample.header());
+        }
+    });
+}
+
 #[test]
 fn the_kernel_cuts_what_we_put_together_into_what_it_was() {
     in_own_network(|| {
@@ -200,12 +239,17 @@ fn the_kernel_cuts_what_we_put_together_into_what_it_was() {
 
 /// Packets that the host got from the device; of a super-packet it counts one.
 pub fn received(device: &TunDevice) -> u64 {
+    counted(device, "RX:")
+}
+
+/// Packets of one direction.
+pub fn counted(device: &TunDevice, direction: &str) -> u64 {
     let output = Command::new("ip")
         .args(["-s", "-o", "link", "show", "dev", device.name()])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let counts = text.split("RX:").nth(1).unwrap().split('\\').nth(1);
+    let counts = text.split(direction).nth(1).unwrap().split('\\').nth(1);
     let mut counts = counts.unwrap().split_whitespace();
     counts.nth(1).unwrap().parse().unwrap()
 }

@@ -1,0 +1,359 @@
+//! What merges, and what outputs cost: so that packets take the path that is cheaper for them
+//! (`crate::costs`).
+//!
+//! The kernel path leaves a session's packets to user space when they come close behind each other. What
+//! is seen of them here decides whether it goes on so: the session's record tells the programs.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use ocserv_common::kernel::RECORD_OVERHEAD;
+use ocserv_common::pace::Pace;
+use ocserv_proto::Now;
+use ocserv_sys::tun::PacketBatch;
+use ocserv_sys::udp::RxBatch;
+
+use super::session::Session;
+use super::table::SessionTable;
+use super::worker::Worker;
+use crate::costs::{Batch, Costs, Direction, Merge};
+
+/// Packets after which a session is judged.
+const JUDGED: u32 = 256;
+/// A session whose packets do not merge stays in the kernel for a second, then for twice as long each
+/// time, up to 2 to the power of this.
+const MOST_PATIENCE: u32 = 3;
+const SECOND_MS: u64 = 1000;
+/// One of so many batches is timed: the thread's clock is a system call.
+const TIMED: u32 = 16;
+/// Packets that a timed batch must have.
+const LEAST_TIMED: u32 = 8;
+/// A timed batch changes what is known by this part of the difference.
+const WEIGHT: f64 = 1.0 / 16.0;
+/// A change of this part is worth telling.
+const NEWS: f64 = 0.1;
+
+/// Counts of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    packets: u32,
+    bytes: u32,
+    inputs: u32,
+    outputs: u32,
+}
+
+impl Tally {
+    fn add(&mut self, len: usize, begins_input: bool, begins_output: bool) {
+        self.packets += 1;
+        self.bytes += len as u32;
+        self.inputs += u32::from(begins_input);
+        self.outputs += u32::from(begins_output);
+    }
+
+    fn merge(&self) -> Merge {
+        let part = |count: u32| f64::from(count) / f64::from(self.packets.max(1));
+        Merge {
+            inputs: part(self.inputs),
+            outputs: part(self.outputs),
+        }
+    }
+}
+
+/// What merged of a session's packets in one direction since it was last judged. Threads that add at
+/// once lose counts of each other, which does no harm.
+#[derive(Debug, Default)]
+pub struct Merging {
+    packets: AtomicU32,
+    bytes: AtomicU32,
+    inputs: AtomicU32,
+    outputs: AtomicU32,
+    patience: AtomicU32,
+}
+
+impl Merging {
+    /// Adds; when there is enough to judge, returns it and begins anew.
+    fn add(&self, more: &Tally) -> Option<Tally> {
+        let places = [&self.packets, &self.bytes, &self.inputs, &self.outputs];
+        let more = [more.packets, more.bytes, more.inputs, more.outputs];
+        let mut sums = [0; 4];
+        for ((sum, place), more) in sums.iter_mut().zip(places).zip(more) {
+            *sum = place.load(Ordering::Relaxed).wrapping_add(more);
+        }
+        let [packets, bytes, inputs, outputs] = sums;
+        let is_enough = packets >= JUDGED;
+        for (place, sum) in places.into_iter().zip(sums) {
+            place.store(if is_enough { 0 } else { sum }, Ordering::Relaxed);
+        }
+        is_enough.then_some(Tally {
+            packets,
+            bytes,
+            inputs,
+            outputs,
+        })
+    }
+
+    /// For how long a verdict holds, ms.
+    fn holds(&self, is_kernel: bool) -> u64 {
+        if !is_kernel {
+            self.patience.store(0, Ordering::Relaxed);
+            return SECOND_MS;
+        }
+        let patience = self.patience.load(Ordering::Relaxed).min(MOST_PATIENCE);
+        let next = (patience + 1).min(MOST_PATIENCE);
+        self.patience.store(next, Ordering::Relaxed);
+        SECOND_MS << patience
+    }
+}
+
+/// What a thread knows of costs.
+pub struct Meter {
+    costs: Costs,
+    told: [f64; 2],
+    batches: u32,
+}
+
+impl Meter {
+    /// As measured at start.
+    pub fn new(costs: Costs) -> Self {
+        Self {
+            costs,
+            told: costs.outputs,
+            batches: 0,
+        }
+    }
+
+    /// The thread's processor time, if the batch that begins is one to be timed.
+    pub fn begin(&mut self) -> Option<Duration> {
+        self.batches = self.batches.wrapping_add(1);
+        self.batches.is_multiple_of(TIMED).then(thread_time)?
+    }
+
+    /// Learns from a timed batch whose outputs were single packets.
+    fn learn(&mut self, direction: Direction, all: &Tally, begun: Duration) {
+        if all.packets < LEAST_TIMED || all.outputs * 2 < all.packets {
+            return;
+        }
+        let Some(now) = thread_time() else { return };
+        let batch = Batch {
+            packets: all.packets,
+            bytes: all.bytes,
+            inputs: all.inputs,
+            outputs: all.outputs,
+            thread_ns: now.saturating_sub(begun).as_nanos() as f64,
+        };
+        if let Some(output) = self.costs.output(direction, &batch) {
+            let known = &mut self.costs.outputs[direction as usize];
+            *known += (output - *known) * WEIGHT;
+        }
+    }
+
+    /// What outputs cost by now, ns, if it is worth telling.
+    pub fn news(&self) -> Option<[f64; 2]> {
+        let is_new = |(now, told): (&f64, &f64)| (now - told).abs() > told * NEWS;
+        let mut pairs = self.costs.outputs.iter().zip(&self.told);
+        pairs.any(is_new).then_some(self.costs.outputs)
+    }
+
+    /// It was told.
+    pub fn told(&mut self) {
+        self.told = self.costs.outputs;
+    }
+
+    /// Adds packets of a session, and tells its record when there is enough to judge.
+    fn add(&self, session: &Session, direction: Direction, tally: &Tally, now: Now) {
+        let merging = &session.merging[direction as usize];
+        if let Some(tally) = merging.add(tally) {
+            let shared = session.shared();
+            let pace = match direction {
+                Direction::Rx => &shared.rx_pace,
+                Direction::Tx => &shared.tx_pace,
+            };
+            self.judge(pace, merging, direction, &tally, now);
+        }
+    }
+
+    fn judge(&self, pace: &Pace, merging: &Merging, to: Direction, tally: &Tally, now: Now) {
+        let longest = self.costs.longest(to, tally.merge());
+        let usual = tally.bytes / tally.packets.max(1) + RECORD_OVERHEAD;
+        let holds = merging.holds(longest >= usual);
+        pace.tell(longest, now.as_millis() as u64 + holds);
+    }
+}
+
+fn thread_time() -> Option<Duration> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
+    Some(time.into())
+}
+
+/// Packets that follow each other and are of one session.
+struct Runs<'a> {
+    meter: &'a Meter,
+    table: &'a SessionTable,
+    direction: Direction,
+    now: Now,
+    slot: u32,
+    run: Tally,
+    all: Tally,
+}
+
+impl Runs<'_> {
+    fn add(&mut self, slot: u32, len: usize, begins_input: bool, begins_output: bool) {
+        if slot != self.slot {
+            self.flush();
+            self.slot = slot;
+        }
+        self.run.add(len, begins_input, begins_output);
+        self.all.add(len, begins_input, begins_output);
+    }
+
+    fn flush(&mut self) {
+        if self.run.packets > 0
+            && let Some(session) = self.table.by_slot(self.slot)
+        {
+            self.meter.add(session, self.direction, &self.run, self.now);
+        }
+        self.run = Tally::default();
+    }
+}
+
+impl Worker {
+    fn runs(&self, direction: Direction, now: Now) -> Option<Runs<'_>> {
+        Some(Runs {
+            meter: self.meter.as_ref()?,
+            table: &self.table,
+            direction,
+            now,
+            slot: 0,
+            run: Tally::default(),
+            all: Tally::default(),
+        })
+    }
+
+    /// Counts what was delivered from a batch of datagrams.
+    pub(super) fn meter_received(&mut self, now: Now, batch: &RxBatch, begun: Option<Duration>) {
+        let Some(mut runs) = self.runs(Direction::Rx, now) else {
+            return;
+        };
+        let mut leaders = self.out.tun.leaders().iter().peekable();
+        for (number, delivery) in (0..).zip(&self.deliver) {
+            let begins_output = leaders.next_if_eq(&&number).is_some();
+            let begins_input = batch.begins_message(delivery.index);
+            runs.add(
+                delivery.slot,
+                delivery.range.len(),
+                begins_input,
+                begins_output,
+            );
+        }
+        runs.flush();
+        let all = runs.all;
+        self.learn(Direction::Rx, &all, begun);
+    }
+
+    /// Counts what was sent of a batch of the tun queue. Records of one client and length that follow
+    /// each other go as one message.
+    pub(super) fn meter_sent(&mut self, now: Now, batch: &PacketBatch, begun: Option<Duration>) {
+        let Some(mut runs) = self.runs(Direction::Tx, now) else {
+            return;
+        };
+        let mut last = None;
+        for (index, slot) in self.owners.iter().enumerate() {
+            let len = batch.packet(index).len();
+            let this = Some((*slot, len));
+            runs.add(*slot, len, batch.begins_read(index), this != last);
+            last = this;
+        }
+        runs.flush();
+        let all = runs.all;
+        self.learn(Direction::Tx, &all, begun);
+    }
+
+    fn learn(&mut self, direction: Direction, all: &Tally, begun: Option<Duration>) {
+        if let (Some(meter), Some(begun)) = (&mut self.meter, begun) {
+            meter.learn(direction, all, begun);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::costs::Line;
+
+    fn meter() -> Meter {
+        let kernel = Line::through((64, 860.0), (1400, 4600.0));
+        let user = Line::through((64, 190.0), (1400, 560.0));
+        Meter::new(Costs::new(kernel, user, 3000.0))
+    }
+
+    fn tally(packets: u32, len: u32, inputs: u32, outputs: u32) -> Tally {
+        Tally {
+            packets,
+            bytes: packets * len,
+            inputs,
+            outputs,
+        }
+    }
+
+    /// How many of the following packets of `len` bytes the programs take.
+    fn taken(pace: &Pace, from_ms: u64, len: u32) -> usize {
+        let limits = meter().costs.limits().rx;
+        let at = |number: u64| from_ms * 1_000_000 + number * 1000;
+        let record = len + RECORD_OVERHEAD;
+        (0..1000)
+            .filter(|number| pace.takes(at(*number), record, &limits))
+            .count()
+    }
+
+    #[test]
+    fn enough_is_judged_once() {
+        let merging = Merging::default();
+        assert_eq!(merging.add(&tally(200, 10, 20, 30)), None);
+        let all = merging.add(&tally(100, 10, 10, 5));
+        assert_eq!(all, Some(tally(300, 10, 30, 35)));
+        assert_eq!(merging.add(&tally(255, 10, 0, 0)), None);
+    }
+
+    #[test]
+    fn what_does_not_merge_stays_in_the_kernel_longer_each_time() {
+        let merging = Merging::default();
+        let seconds = |kernel| merging.holds(kernel) / SECOND_MS;
+        assert_eq!([true; 6].map(seconds), [1, 2, 4, 8, 8, 8]);
+        assert_eq!([false, true].map(seconds), [1, 1]);
+    }
+
+    #[test]
+    fn the_record_tells_what_was_judged() {
+        let (meter, merging) = (meter(), Merging::default());
+        let now = Now::from_secs(100);
+        let pace = Pace::default();
+        let judge = |tally| meter.judge(&pace, &merging, Direction::Rx, &tally, now);
+        assert!(taken(&pace, 100_000, 64) < 40, "not judged yet");
+        // Many flows: merged when received, not when written.
+        judge(tally(256, 64, 8, 250));
+        assert_eq!(taken(&pace, 100_100, 64), 1000);
+        assert!(taken(&pace, 101_001, 64) < 40, "a second later");
+        judge(tally(256, 64, 8, 8));
+        assert!(taken(&pace, 100_500, 64) < 40);
+    }
+
+    #[test]
+    fn a_change_of_costs_is_news_once() {
+        let mut meter = meter();
+        assert_eq!(meter.news(), None);
+        meter.costs.outputs[1] *= 1.2;
+        assert_eq!(meter.news(), Some(meter.costs.outputs));
+        meter.told();
+        assert_eq!(meter.news(), None);
+    }
+
+    #[test]
+    fn merged_batches_say_nothing_about_single_outputs() {
+        let mut meter = meter();
+        let before = meter.costs.outputs;
+        meter.learn(Direction::Rx, &tally(64, 1400, 2, 1), Duration::ZERO);
+        meter.learn(Direction::Rx, &tally(4, 1400, 4, 4), Duration::ZERO);
+        assert_eq!(meter.costs.outputs, before);
+    }
+}

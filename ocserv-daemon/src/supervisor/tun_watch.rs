@@ -1,0 +1,92 @@
+//! What others do to the tun device while the server runs: a device that is switched off loses its
+//! routes and IPv6 addresses, one that is deleted does not come back.
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkFlags;
+use ocserv_proto::config::Route;
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
+use tokio::sync::mpsc;
+
+use super::{Event, Supervisor, opening};
+
+/// Sends [`Event::TunIsUp`] and [`Event::TunGone`] of the device with that number, which is up, until
+/// nobody listens.
+///
+/// # Errors
+/// When netlink is refused.
+pub fn watch(index: u32, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+    let (connection, _, mut messages) =
+        rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+            .context("cannot watch the tun device")?;
+    tokio::spawn(connection);
+    tokio::spawn(async move {
+        let mut was_up = true;
+        while let Some((message, _)) = messages.next().await {
+            let event = match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                    if link.header.index == index =>
+                {
+                    let is_up = link.header.flags.contains(LinkFlags::Up);
+                    let came_up = is_up && !was_up;
+                    was_up = is_up;
+                    came_up.then_some(Event::TunIsUp)
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                    (link.header.index == index).then_some(Event::TunGone)
+                }
+                _ => None,
+            };
+            if let Some(event) = event
+                && events.send(event).await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Supervisor {
+    /// The device was off, and is on again: it gets back what it had.
+    pub(super) async fn on_tun_is_up(&mut self) {
+        tracing::info!(
+            "the tun device is switched on again: its addresses and routes are restored"
+        );
+        if let Err(error) = self.take_server_addresses().await {
+            tracing::error!("{error:#}");
+        }
+        let mut iroutes = Vec::new();
+        for tunnel in self.connections.values().filter_map(|c| c.tunnel.as_ref()) {
+            for (address, prefix) in tunnel.host_routes() {
+                if let Err(error) = self.network.add_route(address, prefix).await {
+                    tracing::error!(user = %tunnel.username, "{error:#}");
+                }
+            }
+            for route in &tunnel.settings.iroute {
+                // Tunnels may share them.
+                if !iroutes.contains(route) {
+                    iroutes.push(*route);
+                }
+            }
+        }
+        self.add_iroutes_again(iroutes);
+    }
+
+    /// In the background: a command may take its time.
+    fn add_iroutes_again(&self, iroutes: Vec<Route>) {
+        let (config, network) = (self.config.clone(), self.network.clone());
+        let device = self.device.clone();
+        tokio::spawn(async move {
+            for route in &iroutes {
+                let route = std::slice::from_ref(route);
+                let added = opening::add_iroutes(&config, &network, &device, route).await;
+                if let Err(error) = added {
+                    tracing::error!("{error:#}");
+                }
+            }
+        });
+    }
+}
