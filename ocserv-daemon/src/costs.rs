@@ -87,8 +87,10 @@ struct Parts {
     /// The part of an input that the dataplane's thread does.
     input_of_thread: f64,
     output: f64,
-    /// Of a packet on the kernel path, without its program's AEAD.
+    /// Of a packet on the kernel path through the host's stack, without its program's AEAD.
     kernel: f64,
+    /// The same past the stack, from device to device.
+    direct: f64,
 }
 
 /// By [`Direction`].
@@ -99,6 +101,7 @@ const PARTS: [Parts; 2] = [
         input_of_thread: 0.3,
         output: 2.2,
         kernel: 0.78,
+        direct: 0.34,
     },
     Parts {
         packet: 0.1,
@@ -106,6 +109,7 @@ const PARTS: [Parts; 2] = [
         input_of_thread: 0.3,
         output: 1.6,
         kernel: 0.67,
+        direct: 0.29,
     },
 ];
 
@@ -120,6 +124,8 @@ pub struct Costs {
     pub walk: f64,
     /// An output in user space, by [`Direction`].
     pub outputs: [f64; 2],
+    /// `xdp-forward = direct`.
+    pub is_direct: bool,
 }
 
 impl Costs {
@@ -130,6 +136,7 @@ impl Costs {
             user,
             walk,
             outputs: PARTS.map(|parts| parts.output * walk),
+            is_direct: false,
         }
     }
 
@@ -137,12 +144,16 @@ impl Costs {
     pub fn longest(&self, direction: Direction, merge: Merge) -> u32 {
         let parts = &PARTS[direction as usize];
         let output = self.outputs[direction as usize];
-        // The stack that outputs walk through is the one that the kernel path's packets walk through.
-        let walk = output / parts.output;
+        let pass = if self.is_direct {
+            self.walk * parts.direct
+        } else {
+            // The stack that outputs walk through is the one that these packets walk through.
+            output / parts.output * parts.kernel
+        };
         let user = self.user.base
             + self.walk * (parts.packet + parts.input * merge.inputs)
             + output * merge.outputs;
-        let kernel = self.kernel.base + walk * parts.kernel;
+        let kernel = self.kernel.base + pass;
         let room = user - kernel;
         let per_byte = self.kernel.per_byte - self.user.per_byte;
         if room < 0.0 {
@@ -300,6 +311,17 @@ mod tests {
             ..slow
         };
         assert!(firewall.longest(Direction::Rx, Merge::NONE) > longest);
+    }
+
+    #[test]
+    fn past_the_stack_the_kernel_takes_more() {
+        let direct = Costs {
+            is_direct: true,
+            ..bed()
+        };
+        let (stack, direct) = (bed().limits(), direct.limits());
+        assert!(direct.rx.close >= stack.rx.close);
+        assert!(direct.tx.close > stack.tx.close + 200, "{direct:?}");
     }
 
     #[test]

@@ -31,9 +31,10 @@ pub fn load(
     if config.listen_netns.is_some() {
         return Err("the sockets are in another network namespace (listen-netns)".to_owned());
     }
+    let is_direct = config.xdp_forward == XdpForward::Direct;
     let costs = match config.xdp_max_record {
         Some(_) => None,
-        None => measure(),
+        None => measure(is_direct),
     };
     let limits = match (config.xdp_max_record, &costs) {
         (Some(longest), _) => RecordLimits::fixed(longest),
@@ -43,7 +44,7 @@ pub fn load(
     let options = Options {
         slots,
         limits,
-        direct: config.xdp_forward == XdpForward::Direct,
+        direct: is_direct,
         tun_ifindex,
     };
     match KernelPath::load(options) {
@@ -53,9 +54,9 @@ pub fn load(
 }
 
 /// What packets cost on this machine; what is in the way of loading programs at all is told later.
-fn measure() -> Option<Costs> {
+fn measure(is_direct: bool) -> Option<Costs> {
     let costs = match kernel_path::costs() {
-        Ok(costs) => costs,
+        Ok(costs) => Costs { is_direct, ..costs },
         Err(error) => {
             tracing::debug!("cannot measure what packets cost: {error:#}");
             return None;
