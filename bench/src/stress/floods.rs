@@ -189,7 +189,12 @@ impl Pair {
         };
         let before = sample()?;
         let is_alive = before.bulk > 0.0 && before.small > 0.0;
-        ensure!(is_alive, "nothing arrives, and nothing disturbs");
+        ensure!(
+            is_alive,
+            "nothing disturbs, and of bulk {:.0} packets/s arrive, of small ones {:.0}",
+            before.bulk,
+            before.small
+        );
         let (then, reached) = trouble.beside(contender, scale, sample)?;
         Ok(Self {
             before,

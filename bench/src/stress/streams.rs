@@ -4,6 +4,7 @@
 //! packets under way: those behind the highest number that has arrived, so that a loss costs no waiting.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -32,6 +33,12 @@ const TICK: Duration = Duration::from_millis(1);
 const ALIVE: Duration = Duration::from_secs(1);
 /// Receive buffer of sockets here, bytes: the gateway is to be the narrow place.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Numbers that streams which run together begin with: sessions outlive them, and bring what is late of
+/// others.
+static NEXT_FIRST: AtomicU64 = AtomicU64::new(0);
+/// More packets than a stream ever has.
+const NUMBERS: u64 = 1 << 40;
 
 /// What a stream consists of.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +102,8 @@ pub struct Streams<'a> {
     sessions: &'a [Session],
     lan: &'a Lan,
     streams: Vec<Stream>,
+    /// The first number of each.
+    first: u64,
     /// Most packets under way in all windowed streams together.
     limit: u64,
     turn: usize,
@@ -141,11 +150,13 @@ impl<'a> Streams<'a> {
             poller.add(&session.port, token)?;
         }
         poller.add(&lan.sink, sessions.len() as u64)?;
-        let make = |(place, plan): (usize, &Plan)| Stream::new(place, *plan, sessions);
+        let first = NEXT_FIRST.fetch_add(NUMBERS, Ordering::Relaxed);
+        let make = |(place, plan): (usize, &Plan)| Stream::new(place, *plan, first, sessions);
         Ok(Self {
             sessions,
             lan,
             streams: plans.iter().enumerate().map(make).collect::<Result<_>>()?,
+            first,
             limit,
             turn: 0,
             began: Instant::now(),
@@ -283,7 +294,7 @@ impl<'a> Streams<'a> {
                 };
                 if let Some(payload) = payload {
                     let place = session.is_some().then_some(from);
-                    arrive(&mut self.streams, place, payload, now)?;
+                    arrive(&mut self.streams, self.first, place, payload, now)?;
                 }
             }
         }
@@ -294,9 +305,7 @@ impl<'a> Streams<'a> {
 /// What is in a record: the payload of a packet, or something of the server's.
 fn payload_for<'a>(session: &Session, record: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
     let packet = session.unseal(record)?;
-    // ocserv's tun device joins multicast groups by itself.
-    let is_ipv6 = |packet: &&[u8]| packet.first().is_some_and(|first| first >> 4 == 6);
-    let Some(packet) = packet.filter(|packet| !is_ipv6(packet)) else {
+    let Some(packet) = packet.filter(|packet| !is_aside(packet)) else {
         return Ok(None);
     };
     ensure!(
@@ -306,14 +315,27 @@ fn payload_for<'a>(session: &Session, record: &'a mut [u8]) -> Result<Option<&'a
     Ok(packet.get(packet::HEADERS..))
 }
 
-/// Counts a payload that arrived at a session's place, or at the lan.
+/// What nobody here has sent: ocserv's tun device joins multicast groups of IPv6 by itself, and the lan
+/// refuses by ICMP what is late of earlier streams, whose socket has gone.
+fn is_aside(packet: &[u8]) -> bool {
+    const PROTOCOL: usize = 9;
+    const ICMP: u8 = 1;
+    packet.first().is_some_and(|first| first >> 4 == 6) || packet.get(PROTOCOL) == Some(&ICMP)
+}
+
+/// Counts a payload that arrived at a session's place, or at the lan, unless it is of earlier streams than
+/// those whose numbers begin with `first`.
 fn arrive(
     streams: &mut [Stream],
+    first: u64,
     place: Option<usize>,
     payload: &[u8],
     now: Duration,
 ) -> Result<()> {
     let stamp = Stamp::read(payload).with_context(|| format!("damaged: {payload:02x?}"))?;
+    if stamp.number < first {
+        return Ok(());
+    }
     let stream = streams.get_mut(usize::from(stamp.stream));
     let stream = stream.context("a stream that there is not")?;
     let goal = match stream.plan.direction {
@@ -335,7 +357,7 @@ fn arrive(
 }
 
 impl Stream {
-    fn new(place: usize, plan: Plan, sessions: &[Session]) -> Result<Self> {
+    fn new(place: usize, plan: Plan, first: u64, sessions: &[Session]) -> Result<Self> {
         let session = sessions.get(plan.session).context("no such session")?;
         let flow = FLOW_PORT + u16::try_from(place)?;
         let inner = SocketAddrV4::new(session.address, flow);
@@ -357,8 +379,8 @@ impl Stream {
             plan,
             template,
             to,
-            number: 0,
-            settled: 0,
+            number: first,
+            settled: first,
             moved: Duration::ZERO,
             tally: Tally::default(),
         })
@@ -408,5 +430,55 @@ impl Stream {
         };
         stamp.write(payload);
         &self.template
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Direction, Pace, Plan, SocketAddr, Stamp, Stream, Tally, arrive, packet};
+
+    const FIRST: u64 = 100;
+    const SIZE: usize = 64;
+
+    fn stream() -> Stream {
+        Stream {
+            plan: Plan {
+                session: 0,
+                direction: Direction::Up,
+                size: SIZE,
+                pace: Pace::Window(4),
+            },
+            template: Vec::new(),
+            to: SocketAddr::from(([127, 0, 0, 1], 1)),
+            number: FIRST + 1,
+            settled: FIRST,
+            moved: Duration::ZERO,
+            tally: Tally::from_number(FIRST),
+        }
+    }
+
+    #[test]
+    fn what_is_late_of_earlier_streams_does_not_count() {
+        let mut streams = [stream()];
+        let mut give = |stream, number, size: usize| {
+            let mut payload = vec![packet::FILLER; size - packet::HEADERS];
+            let stamp = Stamp {
+                stream,
+                number,
+                sent: 0,
+            };
+            stamp.write(&mut payload);
+            arrive(&mut streams, FIRST, None, &payload, Duration::ZERO).map(|()| {
+                let stream = &streams[0];
+                (stream.tally.arrived, stream.under_way())
+            })
+        };
+        assert_eq!(give(0, FIRST - 1, SIZE).unwrap(), (0, 1));
+        assert_eq!(give(7, FIRST - 1, 2 * SIZE).unwrap(), (0, 1));
+        assert_eq!(give(0, FIRST, SIZE).unwrap(), (1, 0));
+        assert!(give(0, FIRST, 2 * SIZE).is_err());
+        assert!(give(7, FIRST, SIZE).is_err());
     }
 }
