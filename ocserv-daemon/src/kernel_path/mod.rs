@@ -76,6 +76,11 @@ impl KernelPath {
         &mut self.ebpf
     }
 
+    /// Flows that lead to sessions: one for each channel, and one more for a while when it moved.
+    pub fn flow_count(&self) -> usize {
+        self.sessions.flow_count()
+    }
+
     /// Sessions that are in the kernel.
     pub fn session_count(&self) -> usize {
         self.sessions.count()

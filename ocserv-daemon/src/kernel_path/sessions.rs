@@ -98,6 +98,10 @@ impl SessionMaps {
         self.installed.len()
     }
 
+    pub(super) fn flow_count(&self) -> usize {
+        self.flows.keys().filter(Result::is_ok).count()
+    }
+
     /// Points a flow to a channel.
     fn add_flow(&mut self, flow: &FlowKey, slot: u32, number: u8) -> Result<(), MapError> {
         let target = flow_target(slot, number);
@@ -244,6 +248,9 @@ impl KernelPath {
         self.shards
             .store_channel(slot, number, &KernelChannel::EMPTY);
         if installed.keys.channels[other].generation == 0 {
+            if was_used {
+                self.sessions.remove_flow(&flow, slot);
+            }
             self.remove(slot);
         } else if was_used {
             installed.keys.newest = other as u8;

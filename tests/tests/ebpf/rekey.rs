@@ -222,3 +222,23 @@ fn nothing_of_a_removed_session_is_left_in_the_kernel() {
     bed.kernel.remove(SLOT);
     assert_eq!(read_keys(arrays[0]).unwrap(), [0; KEYS]);
 }
+
+#[test]
+fn what_ends_leaves_no_flow_behind() {
+    let mut bed = Bed::new().unwrap();
+    bed.install(0, 1, FLOW4).unwrap();
+    assert_eq!(bed.kernel.flow_count(), 1);
+    bed.kernel.end_channel(SLOT, 0);
+    assert_eq!(bed.kernel.flow_count(), 0, "the only channel");
+    bed.install(0, 1, FLOW4).unwrap();
+    bed.install(1, 2, FLOW6).unwrap();
+    assert_eq!(bed.kernel.flow_count(), 2);
+    bed.kernel.end_channel(SLOT, 0);
+    assert_eq!(bed.kernel.flow_count(), 1, "one of two");
+    bed.kernel.end_channel(SLOT, 1);
+    assert_eq!(bed.kernel.flow_count(), 0, "the other");
+    bed.install(0, 3, FLOW4).unwrap();
+    bed.install(1, 4, FLOW4).unwrap();
+    bed.kernel.remove(SLOT);
+    assert_eq!(bed.kernel.flow_count(), 0, "the session");
+}
