@@ -10,14 +10,14 @@ use std::os::unix::net::UnixDatagram;
 use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 /// The journal's native socket.
 const JOURNAL: &str = "/run/systemd/journal/socket";
+
+/// This project's crates.
+const OWN: [&str; 3] = ["ocserv_daemon", "ocserv_proto", "ocserv_sys"];
 
 /// Where the lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,35 +81,26 @@ pub fn system_log(facility: u8) -> Target {
 /// Installs the subscriber of this process. `who` is the prefix: `main`, `sec-mod`, `worker`.
 /// Sockets are opened here, before the process gives up its rights.
 pub fn install(who: &'static str, settings: &Settings) {
-    let own = LevelFilter::from_level(max_level(settings.level));
-    // Libraries speak from level 9 on ("TLS library").
-    let others = if settings.level >= 9 {
-        LevelFilter::TRACE
-    } else {
-        LevelFilter::ERROR
+    let sink = |target: &Target| match target {
+        Target::Stderr => Some(Sink::Stderr),
+        // Without a log daemon stderr must do, but each line once.
+        other => other
+            .daemon()
+            .or_else(|| (!settings.targets.contains(&Target::Stderr)).then_some(Sink::Stderr)),
     };
-    let filter = || {
-        Targets::new()
-            .with_default(others)
-            .with_target("ocserv_daemon", own)
-            .with_target("ocserv_proto", own)
-            .with_target("ocserv_sys", own)
+    let log = Log {
+        who,
+        sinks: settings.targets.iter().filter_map(sink).collect(),
+        own: LevelFilter::from_level(max_level(settings.level)),
+        // Libraries speak from level 9 on ("TLS library").
+        others: if settings.level >= 9 {
+            LevelFilter::TRACE
+        } else {
+            LevelFilter::ERROR
+        },
     };
-    let mut layers: Vec<Box<dyn Layer<_> + Send + Sync>> = Vec::new();
-    for target in &settings.targets {
-        let sink = match target {
-            Target::Stderr => Some(Sink::Stderr),
-            // Without a log daemon stderr must do, but each line once.
-            other => other
-                .daemon()
-                .or_else(|| (!settings.targets.contains(&Target::Stderr)).then_some(Sink::Stderr)),
-        };
-        if let Some(sink) = sink {
-            layers.push(Lines { who, sink }.with_filter(filter()).boxed());
-        }
-    }
     // A second call (tests that run several roles in one process) keeps the first subscriber.
-    let _ = tracing_subscriber::registry().with(layers).try_init();
+    let _ = tracing::subscriber::set_global_default(log);
 }
 
 impl Target {
@@ -142,30 +133,69 @@ enum Sink {
     Journald { socket: UnixDatagram, facility: u8 },
 }
 
-struct Lines {
+/// Writes a line for each event. There are no spans.
+struct Log {
     who: &'static str,
-    sink: Sink,
+    sinks: Vec<Sink>,
+    /// For this project's crates.
+    own: LevelFilter,
+    others: LevelFilter,
 }
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+impl Log {
+    fn limit(&self, target: &str) -> LevelFilter {
+        let is_own = OWN.iter().any(|name| target.starts_with(name));
+        if is_own { self.own } else { self.others }
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.limit(metadata.target())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.own.max(self.others))
+    }
+
+    fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let line = fields.line(self.who);
+        for sink in &self.sinks {
+            sink.write(&line, *event.metadata().level());
+        }
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Sink {
+    fn write(&self, line: &str, level: Level) {
+        let pid = std::process::id();
         // A log that cannot be written has nowhere to be reported.
-        match &self.sink {
-            Sink::Stderr => {
-                let line = format!("ocserv[{}]: {line}\n", std::process::id());
+        match self {
+            Self::Stderr => {
+                let line = format!("ocserv[{pid}]: {line}\n");
                 let _ = std::io::stderr().write_all(line.as_bytes());
             }
-            Sink::Syslog { socket, facility } => {
-                let priority = u32::from(*facility) * 8 + severity(*event.metadata().level());
-                let line = format!("<{priority}>ocserv[{}]: {line}", std::process::id());
+            Self::Syslog { socket, facility } => {
+                let priority = u32::from(*facility) * 8 + severity(level);
+                let line = format!("<{priority}>ocserv[{pid}]: {line}");
                 let _ = socket.send(line.as_bytes());
             }
-            Sink::Journald { socket, facility } => {
-                let entry = journal_entry(&line, *event.metadata().level(), *facility);
-                let _ = socket.send(&entry);
+            Self::Journald { socket, facility } => {
+                let _ = socket.send(&journal_entry(line, level, *facility));
             }
         }
     }
@@ -265,6 +295,25 @@ mod tests {
             fields[..3],
             ["MESSAGE=main: hello", "PRIORITY=4", "SYSLOG_FACILITY=3"]
         );
+    }
+
+    #[test]
+    fn libraries_speak_less_than_this_project() {
+        let log = Log {
+            who: "main",
+            sinks: Vec::new(),
+            own: LevelFilter::from_level(max_level(2)),
+            others: LevelFilter::ERROR,
+        };
+        assert_eq!(log.limit("ocserv_daemon::gate"), LevelFilter::INFO);
+        assert_eq!(log.limit("rustls::server"), LevelFilter::ERROR);
+        assert_eq!(log.max_level_hint(), Some(LevelFilter::INFO));
+        tracing::subscriber::with_default(log, || {
+            assert!(tracing::enabled!(target: "ocserv_proto", Level::INFO));
+            assert!(!tracing::enabled!(target: "ocserv_proto", Level::DEBUG));
+            assert!(tracing::enabled!(target: "rustls", Level::ERROR));
+            assert!(!tracing::enabled!(target: "rustls", Level::WARN));
+        });
     }
 
     #[test]

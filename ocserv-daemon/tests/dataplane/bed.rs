@@ -19,6 +19,7 @@ use ocserv_daemon::ipc::channel::Channel;
 use ocserv_daemon::ipc::dataplane::{FromDataplane, SessionParams, ToDataplane};
 use ocserv_daemon::ipc::ids::{GateId, Slot};
 use ocserv_daemon::ipc::packet::Frame;
+use ocserv_daemon::logging;
 use ocserv_daemon::role::{self, Confinement};
 use ocserv_proto::cstp::PacketType;
 use ocserv_proto::dtls::record::{ContentType, RecordHeader, VERSION_1_2};
@@ -46,11 +47,11 @@ const SLOTS: u32 = 8;
 
 /// What the child does.
 pub fn run_dataplane() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let logging = logging::Settings {
+        targets: vec![logging::Target::Stderr],
+        level: 3,
+    };
+    logging::install("dataplane", &logging);
     let confinement = Confinement {
         user: Some((65534, 65534)),
         isolate: true,
