@@ -18,9 +18,9 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::pace::Limits;
 
 /// Sessions of one array of shared records. Arrays are made as slots come into use.
-pub const SLOTS_PER_SHARD: u32 = 1024;
+pub const SLOTS_PER_SHARD: u32 = 256;
 /// Arrays at most: 65,536 sessions.
-pub const MAX_SHARDS: u32 = 64;
+pub const MAX_SHARDS: u32 = 256;
 /// Most sessions that can be open at once.
 pub const MAX_SLOTS: u32 = SLOTS_PER_SHARD * MAX_SHARDS;
 
