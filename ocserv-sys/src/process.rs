@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, getppid};
@@ -72,6 +72,16 @@ pub fn limit_data(more: u64) -> io::Result<()> {
         .unwrap_or(0_u64);
     let limit = now_kib * 1024 + more;
     Ok(setrlimit(Resource::RLIMIT_DATA, limit, limit)?)
+}
+
+/// Allows this process and its children as many descriptors as the system lets them have
+/// (`RLIMIT_NOFILE`): each client is a socket in a gate.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn raise_file_limit() -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
 
 /// Marks every descriptor from `first` on to be closed at the next exec.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ocserv_tests::bed::{GATEWAY4, OTHER_PASSWORD, OTHER_USER, PASSWORD, PORT, Site};
+use ocserv_tests::server::Role;
 use ocserv_tests::{Bed, Config, Login, Server, scenario, scenario_with_clients, tls, wait};
 
 fn banning(bed: &Bed, seconds: &str) -> Config {
@@ -213,6 +214,28 @@ fn pipelined_requests_are_not_served() {
             answer.text
         );
         Login::new().cookie(bed)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn gates_may_have_as_many_sockets_as_the_system_allows() {
+    scenario(|bed| {
+        // As a service manager or a shell starts it: 64 now, 4096 for who asks.
+        let few = [
+            "sh",
+            "-c",
+            "ulimit -Sn 64 && ulimit -Hn 4096 && exec \"$0\" \"$@\"",
+        ];
+        let server = Server::start_through(bed, &Config::new(bed), &few)?;
+        for pid in server.wait_pids(Role::Gate)? {
+            let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+            let line = limits
+                .lines()
+                .find(|line| line.starts_with("Max open files"));
+            let soft = line.and_then(|line| line.split_whitespace().nth(3));
+            assert_eq!(soft, Some("4096"), "{limits}");
+        }
         Ok(())
     });
 }

@@ -66,6 +66,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         // It knows the record keys of all sessions. Scripts are not concerned: exec ends it.
         process::set_dumpable(false).context("cannot forbid dumps")?;
     }
+    if let Err(error) = process::raise_file_limit() {
+        tracing::warn!(
+            "the limit of open files stays as it is, which may be too few for all clients: {error}"
+        );
+    }
     let pid_file = PidFile::write(options.pid_file.as_ref().or(config.pid_file.as_ref()))?;
     let launch = Launch {
         config,
