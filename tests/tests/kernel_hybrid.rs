@@ -90,3 +90,17 @@ fn a_number_is_a_limit_for_all() {
         Ok(())
     });
 }
+
+#[test]
+fn without_a_loopback_nothing_is_measured_and_a_limit_holds() {
+    scenario(|bed| {
+        bed.gateway().ip("link set lo down")?;
+        let server = datapath::start(bed, &Config::new(bed))?;
+        server.wait_log("cannot measure what packets cost (sending datagrams to this host: ")?;
+        let shown = server.occtl_text(&["show", "datapath"])?;
+        ensure!(shown.contains("Limit: not measured\n"), "{shown}");
+        ensure!(shown.contains("Max record: 512\n"), "{shown}");
+        let client = Login::new().connect_dtls(bed)?;
+        datapath::wait_in_kernel(&server, &client)
+    });
+}

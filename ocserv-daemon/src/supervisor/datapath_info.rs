@@ -32,6 +32,9 @@ impl Supervisor {
         if let Some(kernel) = &self.kernel {
             add_kernel(&mut info, kernel);
             add_limits(&mut info, &kernel.options().limits, self.costs.as_ref());
+            if self.config.xdp_max_record.is_none() && self.costs.is_none() {
+                "not measured".clone_into(&mut info.limit);
+            }
         }
         info
     }

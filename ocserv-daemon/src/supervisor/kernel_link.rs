@@ -32,14 +32,15 @@ pub fn load(
         return Err("the sockets are in another network namespace (listen-netns)".to_owned());
     }
     let is_direct = config.xdp_forward == XdpForward::Direct;
-    let costs = match config.xdp_max_record {
-        Some(_) => None,
-        None => measure(is_direct),
-    };
-    let limits = match (config.xdp_max_record, &costs) {
-        (Some(longest), _) => RecordLimits::fixed(longest),
-        (None, Some(costs)) => costs.limits(),
-        (None, None) => RecordLimits::UNMEASURED,
+    let (limits, costs, failure) = match config.xdp_max_record {
+        Some(longest) => (RecordLimits::fixed(longest), None, None),
+        None => match kernel_path::costs() {
+            Ok(costs) => {
+                let costs = Costs { is_direct, ..costs };
+                (costs.limits(), Some(costs), None)
+            }
+            Err(error) => (RecordLimits::UNMEASURED, None, Some(error)),
+        },
     };
     let options = Options {
         slots,
@@ -47,21 +48,22 @@ pub fn load(
         direct: is_direct,
         tun_ifindex,
     };
-    match KernelPath::load(options) {
-        Ok(kernel) => Ok((kernel, costs)),
-        Err(error) => Err(error.to_string()),
+    let kernel = KernelPath::load(options).map_err(|error| error.to_string())?;
+    // Had the programs not loaded either, that would say it all.
+    if let Some(error) = failure {
+        tracing::warn!(
+            "cannot measure what packets cost ({error:#}): the kernel path takes records of up to {} bytes",
+            limits.rx.alone
+        );
     }
+    if let Some(costs) = &costs {
+        tell(costs);
+    }
+    Ok((kernel, costs))
 }
 
-/// What packets cost on this machine; what is in the way of loading programs at all is told later.
-fn measure(is_direct: bool) -> Option<Costs> {
-    let costs = match kernel_path::costs() {
-        Ok(costs) => Costs { is_direct, ..costs },
-        Err(error) => {
-            tracing::debug!("cannot measure what packets cost: {error:#}");
-            return None;
-        }
-    };
+/// What was measured, and what follows from it.
+fn tell(costs: &Costs) {
     let RecordLimits { rx, tx } = costs.limits();
     tracing::info!(
         "kernel path: records of up to {} bytes from clients and {} to them, {} and {} of those that come \
@@ -77,7 +79,6 @@ fn measure(is_direct: bool) -> Option<Costs> {
         costs.user.at(1400.0),
         costs.walk,
     );
-    Some(costs)
 }
 
 /// What to try on a device, in order.

@@ -37,7 +37,8 @@ pub struct DatapathInfo {
     pub kernel_drops: Vec<(String, u64)>,
     /// Packets of the open sessions that user space dropped, by reason.
     pub user_drops: Vec<(String, u64)>,
-    /// Where `max_record` comes from: `fixed` by the configuration, or `auto`; `none` where it is off.
+    /// Where `max_record` comes from: `fixed` by the configuration, or `auto`, or `not measured` where that
+    /// failed; `none` where it is off.
     pub limit: String,
     /// Largest records by direction and by how close they follow each other, bytes.
     pub limits: Vec<(String, u64)>,
