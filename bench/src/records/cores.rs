@@ -49,6 +49,18 @@ pub fn place(bed: &Bed, cpus: &[usize]) -> Result<Vec<Pid>> {
     Ok(threads)
 }
 
+/// Has the gateway's devices merge UDP that is forwarded, which the kernel does not by default.
+///
+/// # Errors
+/// Before Linux 5.12.
+pub fn merge_udp(bed: &Bed) -> Result<()> {
+    for device in GATEWAY_DEVICES {
+        let arguments = ["-K", device, "rx-udp-gro-forwarding", "on"];
+        bed.gateway().must("ethtool", &arguments)?;
+    }
+    Ok(())
+}
+
 /// Has a device receive on these processors, by a thread of its own.
 fn receive_on(namespace: &Namespace, device: &str, cpus: &[usize]) -> Result<Pid> {
     let prefix = format!("napi/{device}-");

@@ -40,6 +40,10 @@ pub struct Options {
     /// `xdp-max-record` of ours with the kernel path, in the figure `records`; its default otherwise.
     #[arg(long)]
     max_record: Option<u32>,
+    /// The gateways' devices merge UDP that they forward (`rx-udp-gro-forwarding`), in the figure
+    /// `records`.
+    #[arg(long)]
+    udp_gro: bool,
     /// Where the picture of the figure `records` goes; beside the JSON result otherwise.
     #[arg(long)]
     pub svg: Option<PathBuf>,
@@ -58,7 +62,7 @@ pub fn measure(
     let wanted = Kind::ALL.into_iter();
     let wanted = wanted.filter(|kind| only.is_none_or(|only| kind.side() == only));
     let mut contenders = wanted
-        .map(|kind| Contender::start(kind, options.max_record).context(kind.text()))
+        .map(|kind| start(kind, options).context(kind.text()))
         .collect::<Result<Vec<_>>>()?;
     raise_file_limit()?;
     let outcome = measure_all(&mut contenders, options, scale, report);
@@ -73,6 +77,14 @@ pub fn measure(
         peers::measure(&options.choice, scale, report).context("peers")?;
     }
     Ok(())
+}
+
+fn start(kind: Kind, options: &Options) -> Result<Contender> {
+    let contender = Contender::start(kind, options.max_record)?;
+    if options.udp_gro {
+        cores::merge_udp(contender.bed())?;
+    }
+    Ok(contender)
 }
 
 /// Each session has two sockets here. After the start of the servers, which shall not inherit it.
