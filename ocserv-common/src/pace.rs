@@ -64,13 +64,16 @@ const NO_BURSTS: u64 = WHOLE / 2;
 const LENGTH_BITS: u32 = 16;
 
 impl Pace {
-    /// Whether a program takes a record of `len` bytes. If not, those behind it follow.
+    /// Whether a program takes a record of `len` bytes. If not, those behind it follow. What was taken
+    /// and proves authentic is to be told by [`Self::taken`]: junk makes no bursts.
     #[inline(always)]
     pub fn takes(&self, now_ns: u64, len: u32, limits: &Limits) -> bool {
         let now_ms = now_ns / 1_000_000;
         // Another processor may have written a later time than this one has read.
         let is_held = now_ms.saturating_sub(self.bulk_ms.get()) < u64::from(limits.hold_ms);
-        let longest = if limits.close_ns != 0 && self.comes_in_bursts(now_ns, is_held, limits) {
+        let share = self.share(now_ns, limits);
+        let is_burst = share > if is_held { NO_BURSTS } else { BURSTS };
+        let longest = if is_burst {
             let told = self.told.get();
             let close = if told >> LENGTH_BITS > now_ms {
                 (told & ((1 << LENGTH_BITS) - 1)) as u32
@@ -83,9 +86,17 @@ impl Pace {
         };
         if len > longest {
             self.leave(now_ms);
-            return false;
+        } else if !is_held {
+            return true;
         }
-        !is_held
+        self.note(now_ns, share);
+        false
+    }
+
+    /// A program took a packet.
+    #[inline(always)]
+    pub fn taken(&self, now_ns: u64, limits: &Limits) {
+        self.note(now_ns, self.share(now_ns, limits));
     }
 
     /// A packet goes to user space for its length: what follows must not overtake it.
@@ -107,18 +118,22 @@ impl Pace {
         }
     }
 
+    /// The share of close packets with the one that comes now.
     #[inline(always)]
-    fn comes_in_bursts(&self, now_ns: u64, is_held: bool, limits: &Limits) -> bool {
+    fn share(&self, now_ns: u64, limits: &Limits) -> u64 {
         let gap = now_ns.saturating_sub(self.last_ns.get());
-        self.last_ns.set(now_ns);
         let before = self.close.get();
-        let share = if gap < u64::from(limits.close_ns) {
+        if gap < u64::from(limits.close_ns) {
             before + (WHOLE.saturating_sub(before) >> WEIGHT)
         } else {
             before - (before >> WEIGHT)
-        };
+        }
+    }
+
+    #[inline(always)]
+    fn note(&self, now_ns: u64, share: u64) {
+        self.last_ns.set(now_ns);
         self.close.set(share);
-        share > if is_held { NO_BURSTS } else { BURSTS }
     }
 }
 
@@ -140,15 +155,31 @@ mod tests {
     /// Packets of `len` bytes at a distance of `gap` ns; how many were taken, and the time after them.
     fn run(pace: &Pace, from: u64, gap: u64, count: u64, len: u32) -> (u64, u64) {
         let at = |number| from + number * gap;
-        let taken = (0..count).filter(|number| pace.takes(at(*number), len, &LIMITS));
+        let taken = (0..count).filter(|number| takes(pace, at(*number), len, &LIMITS));
         (taken.count() as u64, at(count))
+    }
+
+    /// Asks, and takes an authentic packet.
+    fn takes(pace: &Pace, now_ns: u64, len: u32, limits: &Limits) -> bool {
+        let takes = pace.takes(now_ns, len, limits);
+        if takes {
+            pace.taken(now_ns, limits);
+        }
+        takes
+    }
+
+    #[test]
+    fn junk_makes_no_bursts() {
+        let pace = Pace::default();
+        let at = |number: u64| SECOND + number * 5_000;
+        assert!((0..1000).all(|number: u64| pace.takes(at(number), 900, &LIMITS)));
     }
 
     #[test]
     fn a_fixed_limit_knows_no_bursts() {
         let pace = Pace::default();
         let fixed = Limits::fixed(500, 20);
-        assert!((0..200).all(|number| pace.takes(SECOND + number, 500, &fixed)));
+        assert!((0..200).all(|number| takes(&pace, SECOND + number, 500, &fixed)));
         assert!(!pace.takes(SECOND, 501, &fixed));
     }
 

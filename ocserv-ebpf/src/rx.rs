@@ -69,6 +69,7 @@ pub fn receive(frame: &Frame) -> Step<Way> {
             Counted::DropMalformed,
         ));
     }
+    context.shared.rx_pace.taken(context.now_ns, &settings.rx);
     count(&context, &inner, &way, learned_device(frame, cpu));
     strip(frame, cpu, &inner, &way)?;
     Ok(way)

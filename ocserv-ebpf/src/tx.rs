@@ -204,6 +204,7 @@ fn check_length(
     if !pace.takes(context.now_ns, len + RECORD_OVERHEAD, &settings.tx) {
         return Err(Verdict::Left(Counted::UpBulk));
     }
+    pace.taken(context.now_ns, &settings.tx);
     Ok(())
 }
 

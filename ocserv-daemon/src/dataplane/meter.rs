@@ -302,7 +302,13 @@ mod tests {
         let at = |number: u64| from_ms * 1_000_000 + number * 1000;
         let record = len + RECORD_OVERHEAD;
         (0..1000)
-            .filter(|number| pace.takes(at(*number), record, &limits))
+            .filter(|number| {
+                let takes = pace.takes(at(*number), record, &limits);
+                if takes {
+                    pace.taken(at(*number), &limits);
+                }
+                takes
+            })
             .count()
     }
 

@@ -5,7 +5,7 @@ use ocserv_common::kernel::{BULK_HOLD_MS, Counted};
 use ocserv_common::pace::Limits;
 use ocserv_daemon::costs::RecordLimits;
 
-use crate::bed::{Bed, FLOW4, SkbFields, TC_REDIRECT, now_ms};
+use crate::bed::{Bed, DROP, FLOW4, SkbFields, TC_REDIRECT, now_ms};
 use crate::net::{alone, ifindex};
 use crate::open::{is_delivered, is_left};
 use crate::packets::{Client, inner};
@@ -166,4 +166,17 @@ fn packets_in_bursts_are_left_until_user_space_tells_otherwise() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn junk_makes_no_bursts() {
+    let mut bed = bursts().unwrap();
+    // Keys that the session does not have.
+    let mut stranger = Client::new(2);
+    let packet = inner("10.9.0.5", "10.20.0.2", 500);
+    for _ in 0..100 {
+        let bytes = stranger.frame(FLOW4, &packet);
+        assert_eq!(bed.xdp("xdp_rx", &bytes).unwrap().verdict, DROP);
+    }
+    assert_eq!(bed.count(Counted::UpBulk), 0);
 }
