@@ -5,8 +5,9 @@
 //! the walk through the host's stack costs. So a program looks at the distances, and user space, which
 //! sees how much it really merged, tells the session's limit back ([`Pace::tell`]).
 //!
-//! Whenever a packet is left to user space for its length, those behind it follow for a while, so that none
-//! overtakes it. All of this is a matter of cost: what threads and processors overwrite of each other
+//! Whenever a packet is left to user space for its length, those behind it follow for a while, and then until
+//! there is a pause, in which user space gets done with them: so none overtakes. Where no pause comes, that ends
+//! after some time too, and a few may overtake. All of this is a matter of cost: what threads and processors overwrite of each other
 //! changes which path a packet takes, never whether it arrives.
 
 use crate::session::Counter;
@@ -22,7 +23,7 @@ pub struct Limits {
     pub close: u32,
     /// What is close, ns; 0: distances are not looked at.
     pub close_ns: u32,
-    /// How long packets follow those that were left to user space, ms.
+    /// How long packets follow those that were left to user space, at least, ms.
     pub hold_ms: u32,
 }
 
@@ -42,7 +43,8 @@ impl Limits {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Pace {
-    /// When a packet was last left to user space for its length, ms of `CLOCK_MONOTONIC`.
+    /// When a packet was last left to user space for its length, ms of `CLOCK_MONOTONIC`; 0: those that
+    /// followed it are through.
     pub bulk_ms: Counter,
     /// When the last packet came, ns.
     last_ns: Counter,
@@ -52,6 +54,10 @@ pub struct Pace {
     told: Counter,
 }
 
+/// User space is done with a packet of a session after this time, ns, if no other follows.
+const PAUSE_NS: u64 = 1_000_000;
+/// Without such a pause, packets follow for so many times the shortest hold.
+const LONGEST_HOLD: u64 = 5;
 /// All packets.
 const WHOLE: u64 = 1 << 16;
 /// A packet changes the share by this part of the difference, as a power of two.
@@ -69,8 +75,7 @@ impl Pace {
     #[inline(always)]
     pub fn takes(&self, now_ns: u64, len: u32, limits: &Limits) -> bool {
         let now_ms = now_ns / 1_000_000;
-        // Another processor may have written a later time than this one has read.
-        let is_held = now_ms.saturating_sub(self.bulk_ms.get()) < u64::from(limits.hold_ms);
+        let is_held = self.is_held(now_ns, now_ms, limits);
         let share = self.share(now_ns, limits);
         let is_burst = share > if is_held { NO_BURSTS } else { BURSTS };
         let longest = if is_burst {
@@ -116,6 +121,24 @@ impl Pace {
         for value in [&self.bulk_ms, &self.last_ns, &self.close, &self.told] {
             value.set(0);
         }
+    }
+
+    #[inline(always)]
+    fn is_held(&self, now_ns: u64, now_ms: u64, limits: &Limits) -> bool {
+        let begun = self.bulk_ms.get();
+        if begun == 0 {
+            return false;
+        }
+        // Another processor may have written a later time than this one has read.
+        let since = now_ms.saturating_sub(begun);
+        let hold = u64::from(limits.hold_ms);
+        let in_row = now_ns.saturating_sub(self.last_ns.get()) < PAUSE_NS;
+        if since < hold || in_row && since < LONGEST_HOLD * hold {
+            return true;
+        }
+        // It is over for those that follow closely, too.
+        self.bulk_ms.set(0);
+        false
     }
 
     /// The share of close packets with the one that comes now.
@@ -194,6 +217,25 @@ mod tests {
         // A clock that went on elsewhere.
         pace.leave(SECOND / MS + 500);
         assert!(!pace.takes(SECOND, 100, &LIMITS));
+    }
+
+    #[test]
+    fn the_kernel_takes_over_in_a_pause() {
+        let pace = Pace::default();
+        assert!(!takes(&pace, SECOND, 1001, &LIMITS));
+        // A packet each 100 us, not close: user space always has one.
+        let (taken, now) = run(&pace, SECOND + 100_000, 100_000, 400, 100);
+        assert_eq!(taken, 0, "40 ms");
+        assert!(takes(&pace, now + MS, 100, &LIMITS), "a pause");
+        assert_eq!(run(&pace, now + MS + 100_000, 100_000, 400, 100).0, 400);
+    }
+
+    #[test]
+    fn without_a_pause_the_kernel_takes_over_after_all() {
+        let pace = Pace::default();
+        assert!(!takes(&pace, SECOND, 1001, &LIMITS));
+        let (taken, _) = run(&pace, SECOND + 100_000, 100_000, 2000, 100);
+        assert_eq!(taken, 1001, "of 200 ms, but the first 100");
     }
 
     #[test]

@@ -192,12 +192,16 @@ impl Costs {
         }
     }
 
-    /// Takes what a thread found that outputs cost, of which half counts: there may be other threads.
-    pub fn learn(&mut self, outputs: [f64; 2]) {
-        for ((known, new), parts) in self.outputs.iter_mut().zip(outputs).zip(&PARTS) {
+    /// Takes the mean of what threads found that outputs cost, in which NaN stands for nothing.
+    pub fn learn(&mut self, threads: &[[f64; 2]]) {
+        for (direction, (known, parts)) in self.outputs.iter_mut().zip(&PARTS).enumerate() {
             let expected = parts.output * self.walk;
-            let new = if new.is_nan() { *known } else { new };
-            *known = f64::midpoint(*known, new.clamp(expected / 10.0, expected * 10.0));
+            let found = threads.iter().map(|outputs| outputs[direction]);
+            let found: Vec<_> = found.filter(|output| !output.is_nan()).collect();
+            if !found.is_empty() {
+                let mean = found.iter().sum::<f64>() / found.len() as f64;
+                *known = mean.clamp(expected / 10.0, expected * 10.0);
+            }
         }
     }
 
@@ -311,6 +315,19 @@ mod tests {
             ..slow
         };
         assert!(firewall.longest(Direction::Rx, Merge::NONE) > longest);
+    }
+
+    #[test]
+    fn outputs_are_the_mean_of_those_who_know() {
+        let mut costs = bed();
+        let before = costs.outputs;
+        costs.learn(&[[f64::NAN; 2]]);
+        assert_eq!(costs.outputs, before);
+        costs.learn(&[[6000.0, f64::NAN], [8000.0, 4000.0], [f64::NAN; 2]]);
+        assert_eq!(costs.outputs, [7000.0, 4000.0]);
+        costs.learn(&[[f64::INFINITY, -1.0]]);
+        let [most, least] = costs.outputs.map(f64::round);
+        assert_eq!((most, least), (66_000.0, 480.0));
     }
 
     #[test]

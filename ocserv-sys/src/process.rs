@@ -74,14 +74,15 @@ pub fn limit_data(more: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_DATA, limit, limit)?)
 }
 
-/// Allows this process and its children as many descriptors as the system lets them have
-/// (`RLIMIT_NOFILE`): each client is a socket in a gate.
+/// Allows this process and its children as many descriptors as the system lets them have, at most 524,288
+/// (`RLIMIT_NOFILE`): each client is a socket in a gate. Scripts that look at every possible one would
+/// be slow with more.
 ///
 /// # Errors
 /// As setrlimit(2).
 pub fn raise_file_limit() -> io::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most.min(1 << 19), most)?)
 }
 
 /// Marks every descriptor from `first` on to be closed at the next exec.

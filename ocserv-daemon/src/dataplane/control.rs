@@ -105,8 +105,9 @@ impl Control {
                         let ended = FromDataplane::ChannelEnded { slot, channel, generation };
                         self.supervisor.send(&ended, &[]).await?;
                     }
-                    Some(Report::Outputs(ns)) => {
-                        self.supervisor.send(&FromDataplane::OutputCosts { ns }, &[]).await?;
+                    Some(Report::Outputs(thread, ns)) => {
+                        let costs = FromDataplane::OutputCosts { thread: thread as u32, ns };
+                        self.supervisor.send(&costs, &[]).await?;
                     }
                     Some(Report::Failed(thread, error)) => bail!("packet thread {thread}: {error}"),
                     None => bail!("all packet threads ended"),

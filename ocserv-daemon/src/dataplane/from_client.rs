@@ -22,11 +22,11 @@ use tokio::sync::mpsc;
 
 use super::channel::{Channel, Flow};
 use super::mailbox::Report;
-use super::meter::Meter;
 use super::output::{Output, Tag};
 use super::session::Session;
 use super::worker::{Delivery, Worker};
 use super::{BATCH, clock};
+use crate::costs::Direction;
 
 /// Sessions behind one IP that a record from an unknown port is tried with.
 const MAX_CANDIDATES: usize = 8;
@@ -49,10 +49,10 @@ struct Inbound<'a> {
 impl Worker {
     /// Takes one batch from a port.
     pub(super) fn read_port(&mut self, port: usize, batch: &mut RxBatch) -> io::Result<()> {
+        let begun = self.begin_batch(Direction::Rx);
         let Some(socket) = self.out.ports.get(port) else {
             return Ok(());
         };
-        let begun = self.meter.as_mut().and_then(Meter::begin);
         let count = socket.recv_batch(batch)?;
         let now = clock();
         self.strays.malformed += batch.refused() as u64;
@@ -179,8 +179,13 @@ impl Worker {
             scratch,
             ..
         } = self;
-        let candidates = table.heard_from(flow.peer.ip());
-        if candidates.is_empty() || !tries.allows(now, 1) {
+        let sessions = table.heard_from(flow.peer.ip()).iter();
+        let sessions = sessions.filter_map(|slot| table.by_slot(*slot));
+        let mut movable = sessions
+            .filter(|session| session.may_move(now))
+            .take(MAX_CANDIDATES)
+            .peekable();
+        if movable.peek().is_none() || !tries.allows(now, 1) {
             return false;
         }
         let mut inbound = Inbound {
@@ -192,9 +197,6 @@ impl Worker {
             deliver,
             scratch,
         };
-        let candidates = candidates.iter().take(MAX_CANDIDATES);
-        let sessions = candidates.filter_map(|slot| table.by_slot(*slot));
-        let mut movable = sessions.filter(|session| session.may_move(now));
         let Some(slot) = movable.find_map(|session| inbound.open_moved(session, record)) else {
             return false;
         };

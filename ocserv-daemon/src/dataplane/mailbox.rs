@@ -42,8 +42,8 @@ pub enum Report {
     Mtu(u32, u16),
     /// The keys of that number in a channel record of a session are not used any more.
     Ended(u32, u8, u64),
-    /// What outputs cost, ns, by direction.
-    Outputs([f64; 2]),
+    /// What outputs of a thread cost, ns, by direction; NaN: not known.
+    Outputs(usize, [f64; 2]),
     /// A thread cannot go on.
     Failed(usize, String),
 }

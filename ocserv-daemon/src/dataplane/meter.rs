@@ -4,7 +4,7 @@
 //! The kernel path leaves a session's packets to user space when they come close behind each other. What
 //! is seen of them here decides whether it goes on so: the session's record tells the programs.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -12,10 +12,11 @@ use ocserv_common::kernel::RECORD_OVERHEAD;
 use ocserv_common::pace::Pace;
 use ocserv_proto::Now;
 use ocserv_sys::tun::PacketBatch;
-use ocserv_sys::udp::RxBatch;
+use ocserv_sys::udp::{RxBatch, UdpPort};
 
 use super::session::Session;
 use super::table::SessionTable;
+use super::to_client::NOBODY;
 use super::worker::Worker;
 use crate::costs::{Batch, Costs, Direction, Merge};
 
@@ -69,6 +70,8 @@ pub struct Merging {
     inputs: AtomicU32,
     outputs: AtomicU32,
     patience: AtomicU32,
+    /// Until when the last verdict holds, ms.
+    until_ms: AtomicU64,
 }
 
 impl Merging {
@@ -93,24 +96,35 @@ impl Merging {
         })
     }
 
-    /// For how long a verdict holds, ms.
-    fn holds(&self, is_kernel: bool) -> u64 {
+    /// Until when a verdict holds, ms. While one does, others only confirm it: the packets that are still
+    /// left to user space after it are no new try.
+    fn holds(&self, is_kernel: bool, now_ms: u64) -> u64 {
         if !is_kernel {
             self.patience.store(0, Ordering::Relaxed);
-            return SECOND_MS;
+            self.until_ms.store(0, Ordering::Relaxed);
+            return now_ms + SECOND_MS;
+        }
+        let until_ms = self.until_ms.load(Ordering::Relaxed);
+        if now_ms < until_ms {
+            return until_ms;
         }
         let patience = self.patience.load(Ordering::Relaxed).min(MOST_PATIENCE);
         let next = (patience + 1).min(MOST_PATIENCE);
         self.patience.store(next, Ordering::Relaxed);
-        SECOND_MS << patience
+        let until_ms = now_ms + (SECOND_MS << patience);
+        self.until_ms.store(until_ms, Ordering::Relaxed);
+        until_ms
     }
 }
 
 /// What a thread knows of costs.
 pub struct Meter {
     costs: Costs,
+    /// What was told, by `Direction`; NaN: nothing yet.
     told: [f64; 2],
-    batches: u32,
+    /// What was learned since the start.
+    learned: [f64; 2],
+    batches: [u32; 2],
 }
 
 impl Meter {
@@ -118,15 +132,17 @@ impl Meter {
     pub fn new(costs: Costs) -> Self {
         Self {
             costs,
-            told: costs.outputs,
-            batches: 0,
+            told: [f64::NAN; 2],
+            learned: [f64::NAN; 2],
+            batches: [0; 2],
         }
     }
 
     /// The thread's processor time, if the batch that begins is one to be timed.
-    pub fn begin(&mut self) -> Option<Duration> {
-        self.batches = self.batches.wrapping_add(1);
-        self.batches.is_multiple_of(TIMED).then(thread_time)?
+    pub fn begin(&mut self, direction: Direction) -> Option<Duration> {
+        let batches = &mut self.batches[direction as usize];
+        *batches = batches.wrapping_add(1);
+        batches.is_multiple_of(TIMED).then(thread_time)?
     }
 
     /// Learns from a timed batch whose outputs were single packets.
@@ -145,19 +161,22 @@ impl Meter {
         if let Some(output) = self.costs.output(direction, &batch) {
             let known = &mut self.costs.outputs[direction as usize];
             *known += (output - *known) * WEIGHT;
+            self.learned[direction as usize] = *known;
         }
     }
 
-    /// What outputs cost by now, ns, if it is worth telling.
+    /// What outputs cost by now, ns, if it is worth telling; NaN for a direction that nothing is known of.
     pub fn news(&self) -> Option<[f64; 2]> {
-        let is_new = |(now, told): (&f64, &f64)| (now - told).abs() > told * NEWS;
-        let mut pairs = self.costs.outputs.iter().zip(&self.told);
-        pairs.any(is_new).then_some(self.costs.outputs)
+        let is_new = |(now, told): (&f64, &f64)| {
+            !now.is_nan() && (told.is_nan() || (now - told).abs() > told * NEWS)
+        };
+        let mut pairs = self.learned.iter().zip(&self.told);
+        pairs.any(is_new).then_some(self.learned)
     }
 
     /// It was told.
     pub fn told(&mut self) {
-        self.told = self.costs.outputs;
+        self.told = self.learned;
     }
 
     /// Adds packets of a session, and tells its record when there is enough to judge.
@@ -176,8 +195,8 @@ impl Meter {
     fn judge(&self, pace: &Pace, merging: &Merging, to: Direction, tally: &Tally, now: Now) {
         let longest = self.costs.longest(to, tally.merge());
         let usual = tally.bytes / tally.packets.max(1) + RECORD_OVERHEAD;
-        let holds = merging.holds(longest >= usual);
-        pace.tell(longest, now.as_millis() as u64 + holds);
+        let until_ms = merging.holds(longest >= usual, now.as_millis() as u64);
+        pace.tell(longest, until_ms);
     }
 }
 
@@ -218,6 +237,11 @@ impl Runs<'_> {
 }
 
 impl Worker {
+    /// Before a batch: when it began, if it is one to be timed.
+    pub(super) fn begin_batch(&mut self, direction: Direction) -> Option<Duration> {
+        self.meter.as_mut()?.begin(direction)
+    }
+
     fn runs(&self, direction: Direction, now: Now) -> Option<Runs<'_>> {
         Some(Runs {
             meter: self.meter.as_ref()?,
@@ -232,6 +256,8 @@ impl Worker {
 
     /// Counts what was delivered from a batch of datagrams.
     pub(super) fn meter_received(&mut self, now: Now, batch: &RxBatch, begun: Option<Duration>) {
+        // What was not delivered took its time too: such a batch says nothing about outputs.
+        let begun = begun.filter(|_| self.deliver.len() * 8 >= batch.len() * 7);
         let Some(mut runs) = self.runs(Direction::Rx, now) else {
             return;
         };
@@ -257,14 +283,24 @@ impl Worker {
         let Some(mut runs) = self.runs(Direction::Tx, now) else {
             return;
         };
+        let merges = self.out.ports.iter().all(UdpPort::sends_runs);
         let mut last = None;
         for (index, slot) in self.owners.iter().enumerate() {
+            if *slot == NOBODY {
+                continue;
+            }
             let len = batch.packet(index).len();
             let this = Some((*slot, len));
-            runs.add(*slot, len, batch.begins_read(index), this != last);
+            runs.add(
+                *slot,
+                len,
+                batch.begins_read(index),
+                this != last || !merges,
+            );
             last = this;
         }
         runs.flush();
+        let begun = begun.filter(|_| runs.all.packets as usize * 8 >= self.owners.len() * 7);
         let all = runs.all;
         self.learn(Direction::Tx, &all, begun);
     }
@@ -324,8 +360,16 @@ mod tests {
     #[test]
     fn what_does_not_merge_stays_in_the_kernel_longer_each_time() {
         let merging = Merging::default();
-        let seconds = |kernel| merging.holds(kernel) / SECOND_MS;
-        assert_eq!([true; 6].map(seconds), [1, 2, 4, 8, 8, 8]);
+        let mut now = 1_000_000;
+        let mut seconds = |kernel| {
+            let until = merging.holds(kernel, now);
+            // What follows in user space says the same.
+            assert!(!kernel || merging.holds(kernel, now + 40) == until);
+            let holds = (until - now) / SECOND_MS;
+            now = until;
+            holds
+        };
+        assert_eq!([true; 6].map(&mut seconds), [1, 2, 4, 8, 8, 8]);
         assert_eq!([false, true].map(seconds), [1, 1]);
     }
 
@@ -348,18 +392,33 @@ mod tests {
     fn a_change_of_costs_is_news_once() {
         let mut meter = meter();
         assert_eq!(meter.news(), None);
-        meter.costs.outputs[1] *= 1.2;
-        assert_eq!(meter.news(), Some(meter.costs.outputs));
+        meter.learned[1] = 5000.0;
+        let news = meter.news().unwrap();
+        assert!(news[0].is_nan() && news[1] == 5000.0);
         meter.told();
         assert_eq!(meter.news(), None);
+        meter.learned[1] = 5400.0;
+        assert_eq!(meter.news(), None, "little");
+        meter.learned[1] = 5600.0;
+        assert!(meter.news().is_some());
     }
 
     #[test]
     fn merged_batches_say_nothing_about_single_outputs() {
         let mut meter = meter();
-        let before = meter.costs.outputs;
-        meter.learn(Direction::Rx, &tally(64, 1400, 2, 1), Duration::ZERO);
-        meter.learn(Direction::Rx, &tally(4, 1400, 4, 4), Duration::ZERO);
-        assert_eq!(meter.costs.outputs, before);
+        // So long ago that an output costs what is possible, in each of the cases.
+        let begun = |outputs: u32| {
+            let spent = Duration::from_nanos(u64::from(outputs) * 12_000);
+            thread_time().unwrap().saturating_sub(spent)
+        };
+        while thread_time().unwrap() < Duration::from_millis(2) {
+            std::hint::spin_loop();
+        }
+        meter.learn(Direction::Rx, &tally(64, 64, 2, 31), begun(31));
+        meter.learn(Direction::Rx, &tally(7, 64, 7, 7), begun(7));
+        assert!(meter.learned[0].is_nan());
+        meter.learn(Direction::Rx, &tally(64, 64, 64, 64), begun(64));
+        assert!(meter.learned[0] > 6600.0, "{:?}", meter.learned);
+        assert!(meter.learned[1].is_nan());
     }
 }

@@ -14,12 +14,12 @@ use ocserv_proto::cstp::{MAX_PAYLOAD, PacketType};
 use ocserv_sys::tun::PacketBatch;
 
 use super::icmp::{self, TooBig};
-use super::meter::Meter;
 use super::output::{NotSealed, Tag};
 use super::session::Session;
 use super::table::SessionTable;
 use super::worker::{Worker, too_long_for_path};
 use super::{BATCH, clock};
+use crate::costs::Direction;
 use crate::ipc::ids::{GateId, Slot};
 use crate::ipc::packet::{HEADER_LEN, MAX_PACKED, pack, packet_header, packets_header};
 
@@ -32,8 +32,8 @@ pub struct CstpItem {
     slot: Slot,
 }
 
-/// Slot of a packet that belongs to no session.
-const NOBODY: u32 = u32::MAX;
+/// Slot of a packet that is not sealed.
+pub(super) const NOBODY: u32 = u32::MAX;
 
 impl Worker {
     /// Takes one batch from the tun queue, and what the last super-packet of it has beyond: nothing
@@ -47,7 +47,7 @@ impl Worker {
     }
 
     fn take_batch(&mut self, batch: &mut PacketBatch) -> io::Result<()> {
-        let begun = self.meter.as_mut().and_then(Meter::begin);
+        let begun = self.begin_batch(Direction::Tx);
         let count = self.out.tun.recv_batch(batch)?;
         let now = clock();
         self.by_cstp.clear();
@@ -62,7 +62,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Decides about one packet; returns the slot that it belongs to.
+    /// Decides about one packet; returns its session's slot if it was sealed.
     fn route(&mut self, now: Now, index: usize, packet: &[u8]) -> Option<u32> {
         let Ok(header) = IpHeader::parse(packet) else {
             self.strays.malformed += 1;
@@ -108,11 +108,11 @@ impl Worker {
             })
         });
         match sealed.flatten() {
-            Some(Ok(())) => {}
+            Some(Ok(())) => return Some(session.slot()),
             Some(Err(NotSealed::Full)) => shared.count_drop(DropReason::QueueFull),
             Some(Err(NotSealed::Channel)) | None => self.by_cstp.push(item(session, index)),
         }
-        Some(session.slot())
+        None
     }
 
     /// Sends the records. Packets too long for the path go by CSTP (protocol.md 7).

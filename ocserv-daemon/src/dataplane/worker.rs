@@ -326,7 +326,10 @@ impl Worker {
     fn tell_costs(&mut self) {
         if let Some(meter) = &mut self.meter
             && let Some(outputs) = meter.news()
-            && self.reports.try_send(Report::Outputs(outputs)).is_ok()
+            && self
+                .reports
+                .try_send(Report::Outputs(self.id, outputs))
+                .is_ok()
         {
             meter.told();
         }

@@ -126,7 +126,9 @@ pub enum FromDataplane {
     },
     /// What outputs of a thread cost by now.
     OutputCosts {
-        /// Nanoseconds, by `Direction`.
+        /// Which thread.
+        thread: u32,
+        /// Nanoseconds, by `Direction`; NaN: not known.
         ns: [f64; 2],
     },
 }

@@ -114,8 +114,13 @@ impl KernelPath {
     /// # Errors
     /// As the kernel answers.
     pub fn set_limits(&mut self, limits: RecordLimits) -> anyhow::Result<()> {
-        self.options.limits = limits;
-        set_options(&mut self.ebpf, &self.options)
+        let options = Options {
+            limits,
+            ..self.options
+        };
+        set_options(&mut self.ebpf, &options)?;
+        self.options = options;
+        Ok(())
     }
 }
 

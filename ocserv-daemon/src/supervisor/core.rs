@@ -141,6 +141,8 @@ pub struct Supervisor {
     pub(super) kernel_off: String,
     /// What packets cost, where that decides about their paths (`xdp-max-record = auto`).
     pub(super) costs: Option<Costs>,
+    /// What outputs cost by each packet thread, see [`Costs::learn`].
+    pub(super) thread_costs: Vec<[f64; 2]>,
     /// The host's devices, as the kernel path last saw them.
     pub(super) devices: Vec<Device>,
     /// Devices that the configuration names for it, and that are not there.

@@ -154,7 +154,7 @@ impl Supervisor {
                 channel,
                 generation,
             } => self.on_channel_ended(slot, channel.into(), generation),
-            FromDataplane::OutputCosts { ns } => self.on_output_costs(ns),
+            FromDataplane::OutputCosts { thread, ns } => self.on_output_costs(thread, ns),
         }
     }
 
@@ -244,14 +244,16 @@ impl Supervisor {
         if start != self.dataplane_starts || self.stopping.is_some() {
             return;
         }
-        if let Some(dataplane) = self.dataplane.take() {
-            tracing::error!(
-                "the dataplane (pid {}) is gone; it is replaced",
-                dataplane.pid()
-            );
-            // Two writers must not live at once.
-            dataplane.finish().await;
-        }
+        // Its end may be told twice, by reading and by writing.
+        let Some(dataplane) = self.dataplane.take() else {
+            return;
+        };
+        tracing::error!(
+            "the dataplane (pid {}) is gone; it is replaced",
+            dataplane.pid()
+        );
+        // Two writers must not live at once.
+        dataplane.finish().await;
         if self.dataplane_since.elapsed() < SHORT_LIFE {
             self.send_later(RESTART_PAUSE, Event::StartDataplane);
         } else {
@@ -261,7 +263,7 @@ impl Supervisor {
 
     /// Starts another dataplane, unless the server ends.
     pub async fn on_start_dataplane(&mut self) {
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || self.dataplane.is_some() {
             return;
         }
         if let Err(error) = self.start_dataplane() {

@@ -117,15 +117,20 @@ impl Supervisor {
         tracing::warn!("the kernel path is off: {reason}; user space carries all packets");
         self.kernel_off = reason.to_owned();
         self.kernel = None;
+        self.costs = None;
         self.shared = Shards::new(self.shared.slots() as u32, Backing::Memfd);
     }
 
     /// The programs follow what outputs cost.
-    pub(super) fn on_output_costs(&mut self, ns: [f64; 2]) {
+    pub(super) fn on_output_costs(&mut self, thread: u32, ns: [f64; 2]) {
         let (Some(kernel), Some(costs)) = (&mut self.kernel, &mut self.costs) else {
             return;
         };
-        costs.learn(ns);
+        let Some(known) = self.thread_costs.get_mut(thread as usize) else {
+            return;
+        };
+        *known = ns;
+        costs.learn(&self.thread_costs);
         let limits = costs.limits();
         if limits == kernel.options().limits {
             return;

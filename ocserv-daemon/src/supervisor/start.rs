@@ -244,6 +244,7 @@ fn build(
         kernel,
         kernel_off,
         costs,
+        thread_costs: vec![[f64::NAN; 2]; threads],
         devices: Vec::new(),
         absent_devices: Vec::new(),
         ticket_key: Secret::new(key),

@@ -45,6 +45,7 @@ pub fn watch(index: u32, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
                 return;
             }
         }
+        tracing::warn!("the kernel tells no more of the tun device: it is not watched any longer");
     });
     Ok(())
 }

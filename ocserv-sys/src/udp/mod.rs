@@ -13,7 +13,7 @@ mod send;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -149,6 +149,11 @@ impl UdpPort {
     /// Sends and empties the batch.
     pub fn send_batch(&self, batch: &mut TxBatch) -> SendReport {
         batch.send(self.fd.as_fd(), &self.cuts_runs)
+    }
+
+    /// Whether runs of datagrams go as one message.
+    pub fn sends_runs(&self) -> bool {
+        self.cuts_runs.load(Ordering::Relaxed)
     }
 }
 

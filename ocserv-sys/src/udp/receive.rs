@@ -13,6 +13,8 @@ const MERGED_LEN: usize = 64 * 1024;
 /// Such messages taken at once. Their buffers are as much memory as those of single datagrams are in
 /// the dataplane, and with little in each they stay in the processor's cache.
 const MERGED_MESSAGES: usize = 16;
+/// Failures in a row after which a socket is given up.
+const MOST_FAILURES: u32 = 1000;
 /// Most datagrams in a message: `UDP_MAX_SEGMENTS` of kernels since 6.9, earlier ones merge 64.
 const MAX_SEGMENTS: usize = 128;
 
@@ -29,6 +31,8 @@ pub struct RxBatch {
     /// Whether messages may hold several datagrams, which decides how `storage` is divided.
     merged: bool,
     refused: usize,
+    /// Calls in a row that failed.
+    failures: u32,
 }
 
 /// Where a datagram lies in the storage, and its addresses.
@@ -88,6 +92,7 @@ impl RxBatch {
             buffer_len,
             merged: false,
             refused: 0,
+            failures: 0,
         }
     }
 
@@ -158,13 +163,20 @@ impl RxBatch {
         };
         let Ok(received) = usize::try_from(received) else {
             let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                // Others are told once and then forgotten: answers to datagrams sent earlier, want of
-                // memory, an administrator's `ss --kill`. The socket lives.
-                Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => Err(error),
-                _ => Ok(0),
-            };
+            match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) => return Ok(0),
+                Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => {}
+                // Most are told once and then forgotten: answers to datagrams sent earlier, want of
+                // memory, an administrator's `ss --kill`. The socket lives, unless they do not end.
+                _ if self.failures < MOST_FAILURES => {
+                    self.failures += 1;
+                    return Ok(0);
+                }
+                _ => {}
+            }
+            return Err(error);
         };
+        self.failures = 0;
         for index in 0..received {
             match self.inspect(index, bound) {
                 Some(message) => self.hand_out(index, &message),

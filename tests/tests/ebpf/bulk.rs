@@ -16,7 +16,7 @@ const MAX_RECORD: u32 = 512;
 /// Longest inner packet of one.
 const LONGEST: usize = MAX_RECORD as usize - 30;
 /// Long ago.
-const PAST: u64 = 2 * BULK_HOLD_MS as u64 + 20;
+const PAST: u64 = 6 * BULK_HOLD_MS as u64;
 
 fn bed() -> Result<Bed> {
     let mut bed = Bed::with(|options| options.limits = RecordLimits::fixed(MAX_RECORD))?;
