@@ -119,6 +119,12 @@ impl Meter {
         let times = self.clocks.iter().map(|clock| Ok(clock.now()?));
         times.map(|time| time.map(Duration::from)).sum()
     }
+
+    /// The same of those that have not ended, where some may: a server with a process for each connection.
+    pub fn read_living(&self) -> Duration {
+        let times = self.clocks.iter().filter_map(|clock| clock.now().ok());
+        times.map(Duration::from).sum()
+    }
 }
 
 /// Sleeps until what was just set up has come to rest.
