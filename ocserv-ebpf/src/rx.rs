@@ -138,7 +138,11 @@ fn check_length(context: &Context, record: &Record, settings: &Settings) -> Step
         return Err(Verdict::Left(Counted::UpForm));
     }
     let len = (RECORD_HEADER + record.length) as u32;
-    if !context.shared.rx_pace.takes(context.now_ns, len, &settings.rx) {
+    if !context
+        .shared
+        .rx_pace
+        .takes(context.now_ns, len, &settings.rx)
+    {
         return Err(Verdict::Left(Counted::UpBulk));
     }
     Ok(())
