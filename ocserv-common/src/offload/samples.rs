@@ -66,7 +66,11 @@ impl Sample {
         let addresses = if self.is_ipv4 { 12..20 } else { 8..40 };
         let pseudo = pseudo_header(&packet[addresses], protocol, packet.len() - network);
         let checksum = !fold(pseudo + sum(&packet[network..]));
-        let checksum = if checksum == 0 { 0xffff } else { checksum };
+        // To UDP alone 0 would mean "none".
+        let checksum = match checksum {
+            0 if !self.is_tcp => 0xffff,
+            other => other,
+        };
         put(&mut packet, network + field, &checksum.to_be_bytes());
         packet
     }
