@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc;
 use ocserv_tests::injection::{self, Stopped};
-use ocserv_tests::{Bed, Config, Login, Role, Server, process, scenario, traffic};
+use ocserv_tests::{Bed, Config, Login, Role, Server, process, scenario, traffic, wait};
 
 use self::table::{Probe, Surroundings, harmful, harmless};
 use self::visible::{descriptor_kinds, descriptors, environment, open_to_its_user, writable_code};
@@ -252,6 +252,10 @@ fn gates_and_dataplane_have_an_empty_root_directory() {
         let server = Server::start(bed, &Config::new(bed))?;
         for role in [Role::Gate, Role::Dataplane] {
             each_process(role, &server, |pid| {
+                // The server listens before all of its processes are confined; the filter is last.
+                wait::until_true("a confined process", wait::SHORT, || {
+                    process::status_field(pid, "Seccomp").is_ok_and(|mode| mode == "2")
+                })?;
                 for link in ["root", "cwd"] {
                     let directory = std::fs::read_link(format!("/proc/{pid}/{link}"))?;
                     let expected = format!("/proc/{pid}/fdinfo");
