@@ -23,7 +23,7 @@ use crate::side::client_cpus;
 /// A device that has handed packets over looks again after this time before it wakes its thread for
 /// each packet, as the interrupt moderation of a network card does. Without it the cost of a packet
 /// depends on how fast the load comes.
-const PAUSE_NS: u32 = 20_000;
+const PAUSE_NS: u32 = 50_000;
 /// So often it finds nothing before it does.
 const EMPTY_LOOKS: u32 = 2;
 /// The gateway's devices in a bed with one client.
@@ -65,7 +65,7 @@ pub fn merge_udp(bed: &Bed) -> Result<()> {
 fn receive_on(namespace: &Namespace, device: &str, cpus: &[usize]) -> Result<Pid> {
     let prefix = format!("napi/{device}-");
     let before = kernel_threads(&prefix);
-    namespace.must("ethtool", &["-K", device, "gro", "on"])?;
+    namespace.must("ethtool", &["-K", device, "gro", "on", "tso", "off"])?;
     // The thread's own /sys shows the devices of another namespace.
     let setting = format!(
         "cd /sys/class/net/{device} && echo {PAUSE_NS} > gro_flush_timeout && \

@@ -11,9 +11,10 @@ use ocserv_sys::udp::{Destination, RxBatch, TxBatch, UdpPort};
 
 use super::raw::RawPort;
 
-/// Datagrams that may be under way. A queue of veth holds 256 packets, and the receive buffer of a
-/// socket (212 KB by default, a datagram counting as 2.3 KB) 92.
-const WINDOW: usize = 64;
+/// Datagrams that may be under way, at least and at most. A queue of veth holds 256 packets, and the
+/// receive buffer of a socket (212 KB by default, a datagram counting as 2.3 KB) 92.
+const LEAST_WINDOW: usize = 64;
+const MOST_WINDOW: usize = 192;
 /// Sent together, so that the window does not open and close packet by packet.
 const CHUNK: usize = 32;
 /// Longest datagram.
@@ -189,6 +190,8 @@ pub struct Moved {
 /// Sends whole bursts.
 pub struct Generator {
     batch: TxBatch,
+    /// How many may be under way.
+    window: usize,
 }
 
 impl Generator {
@@ -196,7 +199,20 @@ impl Generator {
     pub fn new() -> Self {
         Self {
             batch: TxBatch::new(CHUNK, LONGEST),
+            window: LEAST_WINDOW,
         }
+    }
+
+    /// Lets more be under way after a burst that arrived whole, fewer after one that did not. Says whether
+    /// it is worth another try: not after losses, nor when no queue might hold more.
+    pub fn adapt(&mut self, moved: &Moved) -> bool {
+        if moved.lost > 0 {
+            self.window = (self.window - CHUNK).max(LEAST_WINDOW);
+            return false;
+        }
+        let before = self.window;
+        self.window = (before + CHUNK).min(MOST_WINDOW);
+        self.window > before
     }
 
     /// Sends a burst by `ports` and waits for its arrival in `sinks`.
@@ -214,7 +230,8 @@ impl Generator {
         let mut moved = Moved::default();
         let (mut sent, mut offset) = (0, 0);
         while moved.delivered + moved.lost < burst.items.len() {
-            while sent < burst.items.len() && sent + CHUNK <= moved.delivered + moved.lost + WINDOW
+            while sent < burst.items.len()
+                && sent + CHUNK <= moved.delivered + moved.lost + self.window
             {
                 let chunk = &burst.items[sent..(sent + CHUNK).min(burst.items.len())];
                 let refused = self.send(chunk, &burst.bytes[offset..], ports);
@@ -274,7 +291,7 @@ mod tests {
 
     use ocserv_sys::udp::{self, PathMtu, UdpPort};
 
-    use super::{Burst, Generator, Port, Sinks, WINDOW};
+    use super::{Burst, Generator, LEAST_WINDOW, MOST_WINDOW, Moved, Port, Sinks};
 
     fn port() -> UdpPort {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -312,16 +329,30 @@ mod tests {
         let mut sinks = Sinks::new([(Port::Udp(&sink), vec![100])]).unwrap();
         let mut generator = Generator::new();
         let lost = [
-            burst(WINDOW, one.local_addr(), 100),
-            burst(WINDOW, sink.local_addr(), 99),
+            burst(LEAST_WINDOW, one.local_addr(), 100),
+            burst(LEAST_WINDOW, sink.local_addr(), 99),
         ];
         for burst in lost {
             let moved = generator
                 .run(&burst, &[Port::Udp(&one), Port::Udp(&other)], &mut sinks)
                 .unwrap();
-            assert_eq!((moved.delivered, moved.lost), (0, WINDOW));
+            assert_eq!((moved.delivered, moved.lost), (0, LEAST_WINDOW));
         }
-        assert_eq!(sinks.strangers(), WINDOW);
+        assert_eq!(sinks.strangers(), LEAST_WINDOW);
         assert_eq!(sinks.take_sample(), None);
+    }
+    #[test]
+    fn the_window_grows_until_something_is_lost() {
+        let mut generator = Generator::new();
+        let whole = Moved::default();
+        while generator.adapt(&whole) {}
+        assert_eq!(generator.window, MOST_WINDOW);
+        let torn = Moved { lost: 1, ..whole };
+        assert!(!generator.adapt(&torn));
+        assert!(generator.window < MOST_WINDOW);
+        for _ in 0..10 {
+            generator.adapt(&torn);
+        }
+        assert_eq!(generator.window, LEAST_WINDOW);
     }
 }

@@ -36,6 +36,7 @@ impl RawPort {
             socket.set_header_included_v4(true)?;
             socket.set_nonblocking(true)?;
             setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+            setsockopt(&socket, sockopt::SndBufForce, &BUFFER)?;
             io::Result::Ok(socket)
         };
         let socket = namespace.run(open)?.context("raw socket")?;

@@ -18,7 +18,7 @@ const BURST: usize = 4096;
 const MOST_LOST: f64 = 0.05;
 
 /// Bursts that may pass before the first that counts.
-const WARM_UPS: usize = 4;
+const WARM_UPS: usize = 8;
 
 /// What packets pass.
 pub struct Subject<'a> {
@@ -105,11 +105,18 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Neighbours are looked up, the ways of sessions settle, programs meet code that was not in memory:
-    /// until a burst arrives whole, or often enough.
+    /// Neighbours are looked up, the ways of sessions settle, programs meet code that was not in memory; and
+    /// the load finds how much the gateway's queues hold, so that it is as busy as it can be.
     fn warm_up(&mut self, path: &mut Path<'_>) -> Result<()> {
+        let mut was_whole = false;
         for _ in 1..WARM_UPS {
-            if self.run(path).is_ok_and(|(moved, _)| moved.lost == 0) {
+            let Ok((moved, _)) = self.run(path) else {
+                continue;
+            };
+            // What is lost at first tells nothing of queues.
+            let goes_on = (moved.lost == 0 || was_whole).then(|| self.generator.adapt(&moved));
+            was_whole |= moved.lost == 0;
+            if goes_on == Some(false) {
                 return Ok(());
             }
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 use ocserv_common::replay::ReplayWindow;
 use ocserv_proto::dtls::{ChannelKeys, Cipher, DtlsChannel};
 use ocserv_sys::udp::{PathMtu, UdpPort};
@@ -23,6 +24,9 @@ const KEEPALIVE: u8 = 7;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes of header and tag, more than any cipher needs.
 pub const MOST_OVERHEAD: usize = 64;
+
+/// Buffers of a session's socket, bytes: the gateway is to be the narrow place.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 /// A session that logged in as any client does.
 pub struct Session {
@@ -53,6 +57,8 @@ impl Session {
         let handshake = Channel::open(&tunnel)?;
         let keys = handshake.keys()?;
         let socket = OwnedFd::from(handshake.socket()?);
+        setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)?;
+        setsockopt(&socket, sockopt::SndBufForce, &SOCKET_BUFFER)?;
         Ok(Self {
             address: tunnel.address,
             cipher: keys.cipher,

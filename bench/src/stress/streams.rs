@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::socket::{setsockopt, sockopt};
 use ocserv_sys::poller::Poller;
 use ocserv_sys::udp::{Destination, RxBatch, TxBatch, UdpPort};
 use ocserv_tests::bed::{GATEWAY4, LAN4, PORT};
@@ -31,8 +30,6 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(1);
 /// How often sessions that only receive show that they are there.
 const ALIVE: Duration = Duration::from_secs(1);
-/// Receive buffer of sockets here, bytes: the gateway is to be the narrow place.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Numbers that streams which run together begin with: sessions outlive them, and bring what is late of
 /// others.
@@ -146,7 +143,6 @@ impl<'a> Streams<'a> {
     pub fn new(plans: &[Plan], limit: u64, sessions: &'a [Session], lan: &'a Lan) -> Result<Self> {
         let poller = Poller::new(sessions.len() + 1)?;
         for (token, session) in (0..).zip(sessions) {
-            setsockopt(&session.port, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             poller.add(&session.port, token)?;
         }
         poller.add(&lan.sink, sessions.len() as u64)?;
