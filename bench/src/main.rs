@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::report::Report;
@@ -148,8 +148,8 @@ fn run(options: &Options) -> Result<()> {
     };
     let sides = side::all(options.side).context("setting up the beds")?;
     let mut report = Report::begin(scale);
-    let outcome = measure(&sides, options, scale, &mut report);
-    if outcome.is_err() {
+    let failures = measure(&sides, options, scale, &mut report);
+    if !failures.is_empty() {
         sides
             .iter()
             .for_each(|side| eprintln!("{}", side.bed().logs()));
@@ -157,7 +157,6 @@ fn run(options: &Options) -> Result<()> {
     for side in sides {
         side.close()?;
     }
-    outcome?;
     report.end();
     report.write_json(&options.json)?;
     println!("\n{}", report.markdown());
@@ -171,36 +170,48 @@ fn run(options: &Options) -> Result<()> {
     if report.write_svg(picture)? {
         println!("the costs of packets as a picture: {}", picture.display());
     }
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
     report.stress.verdict()
 }
 
-fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report) -> Result<()> {
-    let wanted = |figure| options.only.is_empty() || options.only.contains(&figure);
-    if wanted(Figure::Logins) {
-        logins::measure(sides, scale, report).context("logins")?;
+/// Measures what is wanted, and returns what failed: the other figures are worth having.
+fn measure(sides: &[Side], options: &Options, scale: Scale, report: &mut Report) -> Vec<String> {
+    let wanted = |figure| match figure {
+        Figure::Soak => options.only.contains(&figure),
+        _ => options.only.is_empty() || options.only.contains(&figure),
+    };
+    let mut failures = Vec::new();
+    for figure in Figure::value_variants() {
+        if !wanted(*figure) {
+            continue;
+        }
+        if let Err(error) = measure_one(*figure, sides, options, scale, report) {
+            let name = figure.to_possible_value();
+            let name = name.as_ref().map_or("", |name| name.get_name());
+            failures.push(format!("{name}: {error:#}"));
+        }
     }
-    if wanted(Figure::Memory) {
-        memory::measure(sides, scale, report).context("memory")?;
+    failures
+}
+
+fn measure_one(
+    figure: Figure,
+    sides: &[Side],
+    options: &Options,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<()> {
+    let side = options.side;
+    match figure {
+        Figure::Logins => logins::measure(sides, scale, report),
+        Figure::Memory => memory::measure(sides, scale, report),
+        Figure::Throughput => throughput::measure(sides, scale, report),
+        Figure::Records => records::measure(&options.records, side, scale, report),
+        Figure::Cores => stress::cores::measure(side, scale, report),
+        Figure::Floods => stress::floods::measure(&options.stress, side, scale, report),
+        Figure::Latency => stress::latency::measure(side, scale, report),
+        Figure::Soak => stress::soak::measure(&options.stress, report),
     }
-    if wanted(Figure::Throughput) {
-        throughput::measure(sides, scale, report).context("throughput")?;
-    }
-    if wanted(Figure::Records) {
-        records::measure(&options.records, options.side, scale, report).context("records")?;
-    }
-    if wanted(Figure::Cores) {
-        stress::cores::measure(options.side, scale, report).context("cores")?;
-    }
-    if wanted(Figure::Floods) {
-        stress::floods::measure(&options.stress, options.side, scale, report).context("floods")?;
-    }
-    if wanted(Figure::Latency) {
-        stress::latency::measure(options.side, scale, report).context("latency")?;
-    }
-    if options.only.contains(&Figure::Soak) {
-        stress::soak::measure(&options.stress, report).context("soak")?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
