@@ -26,12 +26,12 @@ const JUDGED: u32 = 256;
 /// time, up to 2 to the power of this.
 const MOST_PATIENCE: u32 = 3;
 const SECOND_MS: u64 = 1000;
-/// One of so many batches is timed: the thread's clock is a system call.
+/// One of so many batches is timed once so many have been: the thread's clock is a system call.
 const TIMED: u32 = 16;
 /// Packets that a timed batch must have.
 const LEAST_TIMED: u32 = 8;
-/// A timed batch changes what is known by this part of the difference.
-const WEIGHT: f64 = 1.0 / 16.0;
+/// A timed batch changes what is known by this part of the difference, the first ones by more.
+const WEIGHT: f64 = 1.0 / TIMED as f64;
 /// A change of this part is worth telling.
 const NEWS: f64 = 0.1;
 
@@ -125,6 +125,8 @@ pub struct Meter {
     /// What was learned since the start.
     learned: [f64; 2],
     batches: [u32; 2],
+    /// Batches that something was learned from, up to [`TIMED`].
+    lessons: [u32; 2],
 }
 
 impl Meter {
@@ -135,6 +137,7 @@ impl Meter {
             told: [f64::NAN; 2],
             learned: [f64::NAN; 2],
             batches: [0; 2],
+            lessons: [0; 2],
         }
     }
 
@@ -142,7 +145,8 @@ impl Meter {
     pub fn begin(&mut self, direction: Direction) -> Option<Duration> {
         let batches = &mut self.batches[direction as usize];
         *batches = batches.wrapping_add(1);
-        batches.is_multiple_of(TIMED).then(thread_time)?
+        let is_timed = self.lessons[direction as usize] < TIMED || batches.is_multiple_of(TIMED);
+        is_timed.then(thread_time)?
     }
 
     /// Learns from a timed batch whose outputs were single packets.
@@ -160,7 +164,11 @@ impl Meter {
         };
         if let Some(output) = self.costs.output(direction, &batch) {
             let known = &mut self.costs.outputs[direction as usize];
-            *known += (output - *known) * WEIGHT;
+            let lessons = &mut self.lessons[direction as usize];
+            *lessons = (*lessons + 1).min(TIMED);
+            // The first estimate, from a walk at start, counts as much as a batch.
+            let weight = WEIGHT.max(1.0 / f64::from(*lessons + 1));
+            *known += (output - *known) * weight;
             self.learned[direction as usize] = *known;
         }
     }
@@ -420,5 +428,23 @@ mod tests {
         meter.learn(Direction::Rx, &tally(64, 64, 64, 64), begun(64));
         assert!(meter.learned[0] > 6600.0, "{:?}", meter.learned);
         assert!(meter.learned[1].is_nan());
+    }
+    #[test]
+    fn the_first_batches_teach_most() {
+        let mut meter = meter();
+        let expected = meter.costs.outputs[0];
+        let mut known = Vec::new();
+        for _ in 0..TIMED {
+            // A fourth of what was expected.
+            let spent = Duration::from_nanos((64.0 * (expected / 4.0 + 1100.0)) as u64);
+            while thread_time().unwrap() < spent {
+                std::hint::spin_loop();
+            }
+            let begun = thread_time().unwrap().saturating_sub(spent);
+            meter.learn(Direction::Rx, &tally(64, 64, 64, 64), begun);
+            known.push(meter.costs.outputs[0]);
+        }
+        assert!(known[0] < expected * 0.8, "{known:?}");
+        assert!(known[15] < expected * 0.5, "{known:?}");
     }
 }
