@@ -181,11 +181,12 @@ impl Costs {
                     outputs: merged,
                 },
             ),
-            // What the host could merge comes as a super-packet, which user space always gets.
+            // What the host could merge comes as a super-packet, which user space always gets. Programs
+            // before the stack see it while it is not merged yet.
             tx: of(
                 Direction::Tx,
                 Merge {
-                    inputs: 1.0,
+                    inputs: if self.is_direct { merged } else { 1.0 },
                     outputs: merged,
                 },
             ),
@@ -336,9 +337,24 @@ mod tests {
             is_direct: true,
             ..bed()
         };
-        let (stack, direct) = (bed().limits(), direct.limits());
-        assert!(direct.rx.close >= stack.rx.close);
-        assert!(direct.tx.close > stack.tx.close + 200, "{direct:?}");
+        let stack = bed().limits();
+        assert!(direct.limits().rx.close >= stack.rx.close);
+        let unmerged = Merge {
+            inputs: 1.0,
+            outputs: 1.0 / EXPECTED_MERGE,
+        };
+        let longest = direct.longest(Direction::Tx, unmerged);
+        assert!(longest > stack.tx.close + 200, "{longest}");
+    }
+
+    #[test]
+    fn before_the_stack_a_burst_may_still_merge() {
+        let direct = Costs {
+            is_direct: true,
+            ..bed()
+        };
+        let limits = direct.limits();
+        assert_eq!((limits.tx.close, limits.tx.alone), (0, MAX_RECORD));
     }
 
     #[test]

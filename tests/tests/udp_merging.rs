@@ -86,3 +86,33 @@ fn go_through_user_space_and_nothing_overtakes_them() {
         datapath::wait_in_kernel(&server, &client)
     });
 }
+
+#[test]
+fn are_seen_to_merge_where_programs_come_before_the_stack() {
+    scenario(|bed| {
+        let config = Config::new(bed)
+            .set("xdp-forward", "direct")
+            .set("xdp-lan-interface", "lan0");
+        // A veth takes what XDP sends only if its peer has NAPI.
+        for end in bed.clients().iter().chain([bed.lan()]) {
+            end.must("ethtool", &["-K", "eth0", "gro", "on"])?;
+        }
+        let server = datapath::start(bed, &config)?;
+        let client = Login::new().connect_dtls(bed)?;
+        merge(bed)?;
+        datapath::wait_in_kernel(&server, &client)?;
+        let (before, read) = (packets(&server)?, reads(bed)?);
+        for arrived in pass(bed, &client, &[&[200; 32], &[100], &[90]])? {
+            ensure!(arrived.overtaken < GROUPS / 5, "{arrived:?}");
+        }
+        let (after, read) = (packets(&server)?, reads(bed)? - read);
+        let kernel = after.kernel_tx - before.kernel_tx;
+        let user = after.user_tx - before.user_tx;
+        ensure!(
+            user > 3 * kernel,
+            "{user} in user space, {kernel} in the kernel"
+        );
+        ensure!(read <= user / 8, "{read} reads of {user}");
+        datapath::wait_in_kernel(&server, &client)
+    });
+}
