@@ -47,7 +47,7 @@ pub enum NotOurs {
     /// Not UDP in IP.
     Other,
     /// UDP that no program reads: a fragment, an extension header that it does not know, headers
-    /// longer than [`HEAD`], a checksum that is still to be completed, or lengths that do not agree.
+    /// longer than [`HEAD`], or lengths that do not agree.
     Form,
     /// A DTLS record other than application data.
     Control,
@@ -66,6 +66,9 @@ pub struct Record {
     pub length: usize,
     /// The outer TOS or traffic class byte.
     pub tos: u8,
+    /// The UDP checksum is only the sum of the pseudo header: the packet came from this machine, and a
+    /// device was to complete it. One in 65,536 finished checksums looks the same.
+    pub has_open_checksum: bool,
 }
 
 /// A datagram within a frame.
@@ -82,14 +85,22 @@ struct Datagram {
 /// Reads the headers of a frame of `frame_len` bytes, of which `head` has the first. Writes addresses
 /// and ports to `flow`, whose content means nothing after an error.
 ///
+/// A frame that the kernel merged of several has one header and the payload of `segment` bytes each behind
+/// it; what is read is the first record. 0: it is not merged.
+///
 /// # Errors
 /// [`NotOurs`]: the frame is for the host's stack.
 #[inline(always)]
-pub fn parse(head: &Head, frame_len: usize, flow: &mut FlowKey) -> Result<Record, NotOurs> {
+pub fn parse(
+    head: &Head,
+    frame_len: usize,
+    segment: usize,
+    flow: &mut FlowKey,
+) -> Result<Record, NotOurs> {
     // The common case by itself: all offsets are constants then.
     if word(head, 12) == ETHERTYPE_IPV4 && head[ETHERNET] == IPV4_PLAIN {
         let datagram = ipv4(head, ETHERNET, IPV4_PLAIN, flow)?;
-        return payload(head, frame_len, flow, &datagram);
+        return payload(head, frame_len, segment, flow, &datagram);
     }
     let (ethertype, start) = network_header(head);
     let datagram = match ethertype {
@@ -97,7 +108,7 @@ pub fn parse(head: &Head, frame_len: usize, flow: &mut FlowKey) -> Result<Record
         ETHERTYPE_IPV6 => ipv6(head, start, flow)?,
         _ => return Err(NotOurs::Other),
     };
-    payload(head, frame_len, flow, &datagram)
+    payload(head, frame_len, segment, flow, &datagram)
 }
 
 /// Reads what follows the IP header.
@@ -105,6 +116,7 @@ pub fn parse(head: &Head, frame_len: usize, flow: &mut FlowKey) -> Result<Record
 fn payload(
     head: &Head,
     frame_len: usize,
+    segment: usize,
     flow: &mut FlowKey,
     datagram: &Datagram,
 ) -> Result<Record, NotOurs> {
@@ -120,11 +132,16 @@ fn payload(
     }
     flow.peer_port = [byte(head, udp), byte(head, udp + 1)];
     flow.local_port = [byte(head, udp + 2), byte(head, udp + 3)];
-    let record = record(head, offset, udp_len - UDP_HEADER, datagram.tos)?;
-    if checksum_is_open(datagram, udp_len, word(head, udp + 6)) {
-        return Err(NotOurs::Form);
-    }
-    Ok(record)
+    let payload = if segment == 0 {
+        udp_len - UDP_HEADER
+    } else {
+        segment
+    };
+    let record = record(head, offset, payload, datagram.tos)?;
+    Ok(Record {
+        has_open_checksum: checksum_is_open(datagram, udp_len, word(head, udp + 6)),
+        ..record
+    })
 }
 
 /// Whether neither VLAN tags nor options nor extension headers stand before the UDP header.
@@ -230,6 +247,7 @@ fn record(head: &Head, at: usize, payload: usize, tos: u8) -> Result<Record, Not
         sequence: part(5) << 32 | part(7) << 16 | part(9),
         length,
         tos,
+        has_open_checksum: false,
     })
 }
 
@@ -248,9 +266,7 @@ fn copy_addresses<const FROM: usize>(head: &Head, at: usize, flow: &mut FlowKey)
     sum
 }
 
-/// Whether the UDP checksum is only the sum of the pseudo header: the packet came from this machine,
-/// and a device was to complete it. The host's stack knows; a frame with other headers would not. One
-/// in 65,536 finished checksums looks the same, which does no harm.
+/// See [`Record::has_open_checksum`].
 #[inline(always)]
 fn checksum_is_open(datagram: &Datagram, udp_len: usize, checksum: u16) -> bool {
     fold(datagram.addresses + u64::from(UDP) + udp_len as u64) == checksum

@@ -2,6 +2,7 @@
 //!
 //! - `xdp_rx` on devices towards clients opens records and makes inner packets of their frames;
 //! - `tc_deliver` on the same devices hands these to the stack as received by the tun device;
+//! - `tc_rx` does the work of both, where XDP costs more than it saves;
 //! - `tc_tx` on the tun device seals packets to clients and sends them by the device towards them;
 //! - `xdp_tx` on LAN devices does so before the stack (`xdp-forward = direct`).
 //!
@@ -10,6 +11,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod carrier;
 mod cipher;
 mod cpu;
 mod maps;
@@ -68,22 +70,24 @@ pub fn tc_deliver(context: TcContext) -> i32 {
     skb.redirect(settings.tun_ifindex, true)
 }
 
+/// Opens records from clients and hands inner packets to the tun device.
+#[classifier]
+pub fn tc_rx(context: TcContext) -> i32 {
+    let skb = Skb(context.skb.skb);
+    match (rx::receive(&skb), maps::settings()) {
+        (Ok(_), Some(settings)) => skb.redirect(settings.tun_ifindex, true),
+        (Ok(_), None) => TC_DROP,
+        (Err(verdict), _) => tc_action(&context, verdict),
+    }
+}
+
 /// Seals packets from the tun device.
 #[classifier]
 pub fn tc_tx(context: TcContext) -> i32 {
     let skb = Skb(context.skb.skb);
     match tx::send_packet(&skb) {
         Ok(ifindex) => skb.redirect(ifindex, false),
-        Err(Verdict::Pass) => TC_NEXT,
-        Err(Verdict::Left(counted)) => {
-            maps::count(counted);
-            TC_NEXT
-        }
-        Err(Verdict::Drop(counted)) => {
-            maps::count(counted);
-            report::dropped(&context, counted);
-            TC_DROP
-        }
+        Err(verdict) => tc_action(&context, verdict),
     }
 }
 
@@ -99,6 +103,22 @@ fn xdp_action(context: &XdpContext, verdict: Verdict) -> u32 {
             maps::count(counted);
             report::dropped(context, counted);
             XDP_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn tc_action(context: &TcContext, verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Pass => TC_NEXT,
+        Verdict::Left(counted) => {
+            maps::count(counted);
+            TC_NEXT
+        }
+        Verdict::Drop(counted) => {
+            maps::count(counted);
+            report::dropped(context, counted);
+            TC_DROP
         }
     }
 }

@@ -45,6 +45,19 @@ fn packet_word(at: usize) -> u64 {
     word
 }
 
+/// Copies the first [`PLAIN`] bytes of a frame, whose bounds were checked.
+#[inline(always)]
+fn copy_plain(data: usize, head: &mut Head) {
+    let to = head.as_mut_ptr().cast::<u64>();
+    for n in 0..PLAIN / 8 {
+        let word = packet_word(data + 8 * n);
+        // SAFETY: within the head, which lies aligned in working memory.
+        let to = unsafe { to.add(n) };
+        // SAFETY: as above.
+        unsafe { to.write(word) };
+    }
+}
+
 /// A length between 1 and `most`, in the form that helpers want.
 #[inline(always)]
 fn bounded(len: usize, most: usize) -> Option<u32> {
@@ -145,14 +158,7 @@ impl Frame {
         if data + PLAIN > end {
             return self.load_head(head, len);
         }
-        let to = head.as_mut_ptr().cast::<u64>();
-        for n in 0..PLAIN / 8 {
-            let word = packet_word(data + 8 * n);
-            // SAFETY: within the head, which lies aligned in working memory.
-            let to = unsafe { to.add(n) };
-            // SAFETY: as above.
-            unsafe { to.write(word) };
-        }
+        copy_plain(data, head);
         datagram::is_plain(head) || self.load_head(head, len)
     }
 
@@ -225,11 +231,18 @@ impl Skb {
         unsafe { (*self.0).len as usize }
     }
 
-    /// Whether it stands for several packets.
+    /// Bytes of payload of each packet that it stands for; 0: it is a single one.
     #[inline(always)]
-    pub fn is_super_packet(&self) -> bool {
+    pub fn segment(&self) -> u32 {
         // SAFETY: the kernel's context.
-        unsafe { (*self.0).gso_size != 0 }
+        unsafe { (*self.0).gso_size }
+    }
+
+    /// The device whose program runs.
+    #[inline(always)]
+    pub fn device(&self) -> u32 {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.0).ifindex }
     }
 
     /// Whether this host made it.
@@ -253,13 +266,18 @@ impl Skb {
         unsafe { (mark as *const u32).read() == MARK }
     }
 
-    /// Removes a VLAN tag that the device has already taken out of the frame.
+    /// Whether it has a VLAN tag that was already taken out of the frame.
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    /// Removes such a tag.
     #[inline(always)]
     pub fn drop_vlan(&self) -> bool {
-        // SAFETY: the kernel's context.
-        let is_tagged = unsafe { (*self.0).vlan_present != 0 };
         // SAFETY: the helper checks the packet.
-        !is_tagged || unsafe { helpers::bpf_skb_vlan_pop(self.0) == 0 }
+        !self.is_tagged() || unsafe { helpers::bpf_skb_vlan_pop(self.0) == 0 }
     }
 
     /// Makes the stack compute the inner checksum itself: what the device verified was the outer one.
@@ -270,26 +288,43 @@ impl Skb {
         unsafe { helpers::bpf_csum_level(self.0, RESET) };
     }
 
-    /// Copies the first bytes out.
+    /// Copies the first bytes of an inner packet out.
     #[inline(always)]
-    pub fn load_head(&self, head: &mut InnerHead, len: usize) -> bool {
+    pub fn load_inner_head(&self, head: &mut InnerHead, len: usize) -> bool {
         let len = if len < INNER_HEAD { len } else { INNER_HEAD };
-        self.load(head.as_mut_ptr(), len, INNER_HEAD)
+        self.load(0, head.as_mut_ptr(), len, INNER_HEAD)
     }
 
-    /// Copies the packet out.
+    /// Copies the first bytes of a frame out, as [`Frame::load_plain_head`].
     #[inline(always)]
-    pub fn load_text(&self, to: *mut u8, len: usize) -> bool {
-        self.load(to, len, MAX_TEXT)
+    pub fn load_plain_head(&self, head: &mut Head, len: usize) -> bool {
+        // SAFETY: the kernel's context.
+        let data = unsafe { (*self.0).data as usize };
+        // SAFETY: as above.
+        let end = unsafe { (*self.0).data_end as usize };
+        if data + PLAIN <= end {
+            copy_plain(data, head);
+            if datagram::is_plain(head) {
+                return true;
+            }
+        }
+        let len = if len < HEAD { len } else { HEAD };
+        self.load(0, head.as_mut_ptr(), len, HEAD)
+    }
+
+    /// Copies an inner packet out, or ciphertext with its tag.
+    #[inline(always)]
+    pub fn load_text(&self, offset: usize, to: *mut u8, len: usize) -> bool {
+        self.load(offset, to, len, MAX_TEXT + TAG)
     }
 
     #[inline(always)]
-    fn load(&self, to: *mut u8, len: usize, most: usize) -> bool {
+    fn load(&self, offset: usize, to: *mut u8, len: usize, most: usize) -> bool {
         let Some(len) = bounded(len, most) else {
             return false;
         };
         // SAFETY: the kernel checks the packet's bounds, the verifier those of the memory.
-        unsafe { helpers::bpf_skb_load_bytes(self.0.cast(), 0, to.cast(), len) == 0 }
+        unsafe { helpers::bpf_skb_load_bytes(self.0.cast(), offset as u32, to.cast(), len) == 0 }
     }
 
     /// Overwrites the beginning.
@@ -300,6 +335,40 @@ impl Skb {
         };
         // SAFETY: the kernel checks the packet's bounds, the verifier those of the memory.
         unsafe { helpers::bpf_skb_store_bytes(self.0.cast(), 0, from.cast(), len, 0) == 0 }
+    }
+
+    /// Overwrites what is behind the Ethernet header. Where the device has summed all bytes from there on,
+    /// the sum follows; and flows are told apart anew.
+    #[inline(always)]
+    pub fn store_packet(&self, from: *mut u8, len: usize) -> bool {
+        const RECOMPUTE_SUM: u64 = 1;
+        const FORGET_HASH: u64 = 1 << 1;
+        const FLAGS: u64 = RECOMPUTE_SUM | FORGET_HASH;
+        const AT: u32 = ETHERNET as u32;
+        let Some(len) = bounded(len, MAX_TEXT) else {
+            return false;
+        };
+        // SAFETY: the kernel checks the packet's bounds, the verifier those of the memory.
+        unsafe { helpers::bpf_skb_store_bytes(self.0.cast(), AT, from.cast(), len, FLAGS) == 0 }
+    }
+
+    /// Brings its first `len` bytes together, in memory that nobody else reads.
+    #[inline(always)]
+    pub fn make_writable(&self, len: usize) -> bool {
+        // SAFETY: the kernel checks the length.
+        unsafe { helpers::bpf_skb_pull_data(self.0, len as u32) == 0 }
+    }
+
+    /// Cuts `removed` bytes off behind the Ethernet header, so that it holds a packet of that family. What
+    /// the device verified is forgotten, and what one was to complete in these bytes.
+    #[inline(always)]
+    pub fn shrink(&self, removed: i32, is_ipv4: bool) -> bool {
+        const AFTER_MAC: u32 = 1;
+        const DECAP_IPV4: u64 = 1 << 7;
+        const DECAP_IPV6: u64 = 1 << 8;
+        let flags = if is_ipv4 { DECAP_IPV4 } else { DECAP_IPV6 };
+        // SAFETY: the kernel checks the room.
+        unsafe { helpers::bpf_skb_adjust_room(self.0, -removed, AFTER_MAC, flags) == 0 }
     }
 
     /// Tells by which hash the packet's queue is chosen: the stack would compute one of ciphertext, which

@@ -3,9 +3,7 @@
 //! Until the number is committed the frame is as it came, and may be left to user space, which does the
 //! same work. After it, whatever fails drops the packet: user space would take it for a replay.
 
-use ocserv_common::datagram::{
-    self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, NotOurs, RECORD_HEADER, Record,
-};
+use ocserv_common::datagram::{self, ETHERNET, NotOurs, RECORD_HEADER, Record};
 use ocserv_common::encapsulation;
 use ocserv_common::inner::{self, Inner};
 use ocserv_common::kernel::{
@@ -13,10 +11,11 @@ use ocserv_common::kernel::{
 };
 use ocserv_common::session::{ChannelState, DropReason, SessionShared};
 
+use crate::carrier::Carrier;
 use crate::cipher;
 use crate::cpu::Cpu;
 use crate::maps::{self, read};
-use crate::packet::{Frame, TAG, now_ns};
+use crate::packet::{TAG, now_ns};
 use crate::route;
 use crate::verdict::{Step, Verdict};
 
@@ -42,26 +41,39 @@ struct Context {
 
 /// Takes a frame from a client.
 #[inline(always)]
-pub fn receive(frame: &Frame) -> Step<Way> {
+pub fn receive<C: Carrier>(frame: &C) -> Step<Way> {
     let cpu = maps::rx_cpu().ok_or(Verdict::Pass)?;
     let settings = maps::settings().ok_or(Verdict::Pass)?;
     let len = frame.len();
     if !frame.load_plain_head(&mut cpu.head, len) {
         return Err(Verdict::Pass);
     }
-    match parse_head(cpu, len as u32) {
+    let segment = frame.segment();
+    match parse_head(cpu, len as u32, segment) {
         PARSED => {}
         CONTROL => return Err(NotOurs::Control.into()),
         FORM => return Err(NotOurs::Form.into()),
         _ => return Err(Verdict::Pass),
     }
     let record = cpu.record;
+    // A frame with other headers would not be completed as it should.
+    if record.has_open_checksum && !C::ACCOUNTS_FOR_CHECKSUMS {
+        return Err(NotOurs::Form.into());
+    }
     let context = find(cpu, &record)?;
+    if segment != 0 {
+        // Nobody has these cheaper than user space, and none must overtake them.
+        context.shared.rx_pace.leave(context.now_ms);
+        return Err(Verdict::Left(Counted::UpBulk));
+    }
     check_length(&context, &record, settings)?;
     open(frame, cpu, &context, &record)?;
     let inner = check_inner(cpu, &context, &record)?;
     let way = way(frame, cpu, &inner, settings);
-    commit(frame, &context, &record)?;
+    if !frame.prepare(&cpu.head, ETHERNET + inner.total_len) {
+        return Err(Verdict::Left(Counted::UpRoute));
+    }
+    commit(&context, &record)?;
     if inner::is_congested(record.tos) && !inner.mark_congestion(cpu.inner()) {
         return Err(dropped(
             &context,
@@ -70,8 +82,10 @@ pub fn receive(frame: &Frame) -> Step<Way> {
         ));
     }
     context.shared.rx_pace.taken(context.now_ns, &settings.rx);
-    count(&context, &inner, &way, learned_device(frame, cpu));
-    strip(frame, cpu, &inner, &way)?;
+    count(&context, &inner, &way, frame.untagged_ingress(&cpu.head));
+    if !frame.strip(cpu, &inner, &way) {
+        return Err(Verdict::Drop(Counted::DropFrame));
+    }
     Ok(way)
 }
 
@@ -83,11 +97,11 @@ const FORM: u32 = 3;
 /// A global function, so that the verifier walks it once and its stack is given back.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn parse_head(cpu: *mut Cpu, len: u32) -> u32 {
+extern "C" fn parse_head(cpu: *mut Cpu, len: u32, segment: u32) -> u32 {
     let Some(cpu) = Cpu::from_argument(cpu) else {
         return 0;
     };
-    match datagram::parse(&cpu.head, len as usize, &mut cpu.flow) {
+    match datagram::parse(&cpu.head, len as usize, segment as usize, &mut cpu.flow) {
         Ok(record) => {
             cpu.record = record;
             PARSED
@@ -150,7 +164,7 @@ fn check_length(context: &Context, record: &Record, settings: &Settings) -> Step
 
 /// Decrypts a copy of the record and checks its tag.
 #[inline(always)]
-fn open(frame: &Frame, cpu: &mut Cpu, context: &Context, record: &Record) -> Step<()> {
+fn open<C: Carrier>(frame: &C, cpu: &mut Cpu, context: &Context, record: &Record) -> Step<()> {
     if !context.state.window().would_accept(record.sequence) {
         return Err(refused(context, DropReason::Replay, Counted::DropReplay));
     }
@@ -245,8 +259,8 @@ fn is_within(address: &Address, keys: *const SessionKeys) -> bool {
 
 /// Decides before anything is committed; the inner header changes on the sheet only.
 #[inline(always)]
-fn way(frame: &Frame, cpu: &mut Cpu, inner: &Inner, settings: &Settings) -> Way {
-    if settings.direct == 0 || inner.has_options() {
+fn way<C: Carrier>(frame: &C, cpu: &mut Cpu, inner: &Inner, settings: &Settings) -> Way {
+    if !C::MAY_GO_DIRECT || settings.direct == 0 || inner.has_options() {
         return Way::Stack;
     }
     route::ask_inner(cpu, inner, settings.tun_ifindex);
@@ -261,10 +275,7 @@ fn way(frame: &Frame, cpu: &mut Cpu, inner: &Inner, settings: &Settings) -> Way 
 }
 
 #[inline(always)]
-fn commit(frame: &Frame, context: &Context, record: &Record) -> Step<()> {
-    if !frame.reserve_mark() {
-        return Err(Verdict::Left(Counted::UpRoute));
-    }
+fn commit(context: &Context, record: &Record) -> Step<()> {
     // A number of former keys must not be committed to the window of others.
     if !is_current(context) {
         return Err(Verdict::Drop(Counted::DropReplay));
@@ -277,14 +288,6 @@ fn commit(frame: &Frame, context: &Context, record: &Record) -> Step<()> {
         return Err(dropped(context, DropReason::Replay, Counted::DropReplay));
     }
     Ok(())
-}
-
-/// The device that answers go by. Not from a tagged frame: they would go without its tag.
-#[inline(always)]
-fn learned_device(frame: &Frame, cpu: &Cpu) -> Option<u32> {
-    let ethertype = u16::from_be_bytes([cpu.head[12], cpu.head[13]]);
-    let is_untagged = ethertype == ETHERTYPE_IPV4 || ethertype == ETHERTYPE_IPV6;
-    is_untagged.then(|| frame.ingress())
 }
 
 #[inline(always)]
@@ -309,31 +312,4 @@ fn count(context: &Context, inner: &Inner, way: &Way, device: Option<u32>) {
     if matches!(way, Way::Device(_)) {
         maps::count(Counted::RxDirect);
     }
-}
-
-/// Makes the frame an Ethernet frame with the inner packet.
-#[inline(always)]
-fn strip(frame: &Frame, cpu: &mut Cpu, inner: &Inner, way: &Way) -> Step<()> {
-    let macs: [u8; 12] = match way {
-        Way::Stack => *cpu.head.first_chunk().ok_or(Verdict::Pass)?,
-        Way::Device(_) => route::macs(&cpu.fib),
-    };
-    let ethertype = if inner.is_ipv4 {
-        ETHERTYPE_IPV4
-    } else {
-        ETHERTYPE_IPV6
-    };
-    let header = cpu.ethernet();
-    header[..12].copy_from_slice(&macs);
-    header[12..].copy_from_slice(&ethertype.to_be_bytes());
-    let new_len = ETHERNET + inner.total_len;
-    // The end stays: where it moves, generic XDP leaves the socket buffer with a wrong one, behind which
-    // a local receiver appends the next segment.
-    let removed = frame.len() as i32 - new_len as i32;
-    let done =
-        frame.adjust_head(removed) && frame.store(cpu.ethernet_ptr(), new_len) && frame.mark();
-    if !done {
-        return Err(Verdict::Drop(Counted::DropFrame));
-    }
-    Ok(())
 }

@@ -52,12 +52,12 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
     let cpu = maps::tx_cpu().ok_or(Verdict::Pass)?;
     let settings = maps::settings().ok_or(Verdict::Pass)?;
     let len = skb.len();
-    if !skb.load_head(cpu.inner(), len) {
+    if !skb.load_inner_head(cpu.inner(), len) {
         return Err(Verdict::Pass);
     }
     let inner = Inner::parse(cpu.inner(), len).ok_or(Verdict::Left(Counted::UpForm))?;
     let context = find(cpu, &inner)?;
-    check_length(&context, &inner, settings, skb.is_super_packet())?;
+    check_length(&context, &inner, settings, skb.segment() != 0)?;
     if inner.checksum_may_be_open(cpu.inner(), skb.is_local()) {
         return Err(Verdict::Left(Counted::UpForm));
     }
@@ -66,7 +66,7 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
         return Err(Verdict::Left(Counted::UpRoute));
     }
     prepare(cpu, &inner);
-    if !skb.load_text(cpu.inner_ptr(), inner.total_len) {
+    if !skb.load_text(0, cpu.inner_ptr(), inner.total_len) {
         return Err(Verdict::Left(Counted::UpForm));
     }
     let sealed = seal(cpu, &context, &inner)?;

@@ -141,7 +141,7 @@ fn a_frame_that_is_cut_off_anywhere_is_left_alone() {
         for len in 0..bytes.len() {
             // The memory still holds what was there before: the whole frame.
             let mut flow = FLOW4;
-            let result = ocserv_common::datagram::parse(&head(&bytes), len, &mut flow);
+            let result = ocserv_common::datagram::parse(&head(&bytes), len, 0, &mut flow);
             assert!(result.is_err(), "{len}");
             assert!(read(&bytes[..len]).is_err(), "{len}");
         }
@@ -158,14 +158,33 @@ fn padding_of_short_frames_is_not_part_of_the_record() {
 }
 
 #[test]
-fn a_checksum_that_a_device_was_to_complete_is_left_alone() {
+fn a_checksum_that_a_device_was_to_complete_is_told() {
     for (mut bytes, flow, at) in [(plain4(), FLOW4, 40), (plain6(), FLOW6, 60)] {
         let len = 8 + 13 + LENGTH;
         let open = sum(&pseudo_header(&flow.peer, &flow.local, 17, len));
         bytes[at..at + 2].copy_from_slice(&open.to_be_bytes());
-        assert_eq!(read(&bytes), Err(NotOurs::Form));
+        assert!(read(&bytes).unwrap().0.has_open_checksum);
         bytes[at..at + 2].copy_from_slice(&(open ^ 1).to_be_bytes());
-        assert!(read(&bytes).is_ok());
+        assert!(!read(&bytes).unwrap().0.has_open_checksum);
+    }
+}
+
+#[test]
+fn merged_datagrams_show_their_first_record() {
+    let payload = [record(), record(), record()].concat();
+    for bytes in [
+        frame(&[], &ipv4(&[], &udp(&payload))),
+        frame(&[], &ipv6(17, &udp(&payload))),
+    ] {
+        let mut flow = FLOW4;
+        let head = head(&bytes);
+        let mut parse =
+            |segment| ocserv_common::datagram::parse(&head, bytes.len(), segment, &mut flow);
+        assert_eq!(parse(record().len()).unwrap().length, LENGTH);
+        // Of two records each, or none that fits.
+        for segment in [2 * record().len(), record().len() - 1] {
+            assert_eq!(parse(segment), Err(NotOurs::Form));
+        }
     }
 }
 

@@ -93,7 +93,7 @@ pub fn read(frame: &[u8]) -> Result<(Record, FlowKey), NotOurs> {
         peer_port: [0; 2],
         local_port: [0; 2],
     };
-    let record = parse(&head(frame), frame.len(), &mut flow)?;
+    let record = parse(&head(frame), frame.len(), 0, &mut flow)?;
     Ok((record, flow))
 }
 

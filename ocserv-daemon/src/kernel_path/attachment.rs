@@ -1,6 +1,6 @@
 //! Programs on devices.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::xdp::XdpMode;
@@ -88,7 +88,7 @@ impl KernelPath {
         &self.attached
     }
 
-    /// Puts the programs for a role on a device; XDP in the first of `modes` that the device has.
+    /// Puts the programs for a role on a device, in the first of `modes` that the device has.
     ///
     /// # Errors
     /// What the last mode failed with.
@@ -99,29 +99,16 @@ impl KernelPath {
         modes: &[Mode],
     ) -> anyhow::Result<Mode> {
         self.detach(ifindex);
-        let mut links = Vec::new();
-        let mode = match role {
+        let (links, mode) = match role {
             DeviceRole::Tun => {
-                links.push(self.attach_tc("tc_tx", name, TcAttachType::Egress)?);
-                Mode::Tc
+                let link = self.attach_tc("tc_tx", name, TcAttachType::Egress)?;
+                (vec![link], Mode::Tc)
             }
-            DeviceRole::Wan => {
-                links.push(self.attach_tc("tc_deliver", name, TcAttachType::Ingress)?);
-                let (link, mode) = self.attach_xdp("xdp_rx", ifindex, modes)?;
-                links.push(link);
-                mode
-            }
-            DeviceRole::Lan => {
-                let (link, mode) = self.attach_xdp("xdp_tx", ifindex, modes)?;
-                links.push(link);
-                mode
-            }
+            DeviceRole::Wan | DeviceRole::Lan => self.attach_first((ifindex, name), role, modes)?,
         };
         if self.options.direct && role != DeviceRole::Tun {
             self.allow_direct(ifindex)?;
         }
-        // Dropped in order: what makes frames of records goes before what takes such frames.
-        links.reverse();
         self.attached.push(Attached {
             ifindex,
             name: name.to_owned(),
@@ -138,32 +125,59 @@ impl KernelPath {
         self.direct.forget(ifindex);
     }
 
-    fn attach_xdp(
+    fn attach_first(
         &mut self,
-        program: &str,
-        ifindex: u32,
+        device: (u32, &str),
+        role: DeviceRole,
         modes: &[Mode],
-    ) -> anyhow::Result<(FdLink, Mode)> {
-        let program = self.ebpf.program_mut(program);
-        let program: &mut Xdp = program.ok_or_else(|| missing("program"))?.try_into()?;
+    ) -> anyhow::Result<(Vec<FdLink>, Mode)> {
         let mut failure = anyhow::anyhow!("no mode is left to try");
         for mode in modes {
-            let flags = match mode {
-                Mode::Native => XdpMode::Driver,
-                Mode::Generic | Mode::Tc => XdpMode::Skb,
-            };
-            let link = program
-                .attach_to_if_index(ifindex, flags)
-                .map_err(anyhow::Error::from)
-                .and_then(|id| Ok(program.take_link(id)?))
-                // What is not a link would outlive a crash, so it is given up.
-                .and_then(|link| Ok(FdLink::try_from(link)?));
-            match link {
-                Ok(link) => return Ok((link, *mode)),
+            match self.attach_in(device, role, *mode) {
+                Ok(links) => return Ok((links, *mode)),
                 Err(error) => failure = error,
             }
         }
         Err(failure)
+    }
+
+    /// Links are dropped in order: what makes frames of records goes before what takes such frames.
+    fn attach_in(
+        &mut self,
+        (ifindex, name): (u32, &str),
+        role: DeviceRole,
+        mode: Mode,
+    ) -> anyhow::Result<Vec<FdLink>> {
+        let flags = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+            Mode::Tc => {
+                ensure!(role == DeviceRole::Wan, "TC is for devices towards clients");
+                return Ok(vec![self.attach_tc(
+                    "tc_rx",
+                    name,
+                    TcAttachType::Ingress,
+                )?]);
+            }
+        };
+        if role == DeviceRole::Lan {
+            return Ok(vec![self.attach_xdp("xdp_tx", ifindex, flags)?]);
+        }
+        let deliver = self.attach_tc("tc_deliver", name, TcAttachType::Ingress)?;
+        Ok(vec![self.attach_xdp("xdp_rx", ifindex, flags)?, deliver])
+    }
+
+    fn attach_xdp(
+        &mut self,
+        program: &str,
+        ifindex: u32,
+        flags: XdpMode,
+    ) -> anyhow::Result<FdLink> {
+        let program = self.ebpf.program_mut(program);
+        let program: &mut Xdp = program.ok_or_else(|| missing("program"))?.try_into()?;
+        let id = program.attach_to_if_index(ifindex, flags)?;
+        // What is not a link would outlive a crash, so it is given up.
+        Ok(FdLink::try_from(program.take_link(id)?)?)
     }
 
     fn attach_tc(

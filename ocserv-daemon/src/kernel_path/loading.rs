@@ -25,7 +25,7 @@ const OLDEST_KERNEL: (u32, u32) = (6, 6);
 /// Programs of XDP.
 const XDP_PROGRAMS: [&str; 2] = ["xdp_rx", "xdp_tx"];
 /// Programs of TC.
-const TC_PROGRAMS: [&str; 2] = ["tc_deliver", "tc_tx"];
+const TC_PROGRAMS: [&str; 3] = ["tc_deliver", "tc_rx", "tc_tx"];
 /// The ring for what the programs say, and its bytes: they speak seldom, and it is read every second.
 const WORDS: &str = "AYA_LOGS";
 const WORDS_LEN: u32 = 16 * 1024;

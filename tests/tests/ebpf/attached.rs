@@ -120,16 +120,18 @@ fn from_host(packet: &[u8]) -> Vec<u8> {
     [&LAN_MAC[..], &HOST_MAC, &bytes[12..]].concat()
 }
 
-const WAYS: [((&str, &str), Mode); 4] = [
-    (FLOW4, Mode::Native),
-    (FLOW4, Mode::Generic),
-    (FLOW6, Mode::Native),
-    (FLOW6, Mode::Generic),
-];
+const MODES: [Mode; 3] = [Mode::Native, Mode::Generic, Mode::Tc];
+
+/// Both families, in all modes.
+fn ways() -> impl Iterator<Item = ((&'static str, &'static str), Mode)> {
+    [FLOW4, FLOW6]
+        .into_iter()
+        .flat_map(|flow| MODES.map(|mode| (flow, mode)))
+}
 
 #[test]
 fn records_reach_the_lan_by_the_host_s_stack() {
-    for (flow, mode) in WAYS {
+    for (flow, mode) in ways() {
         empty(|| {
             let mut gateway = Gateway::new(flow, mode)?;
             let mut client = Client::new(1);
@@ -161,7 +163,7 @@ fn records_reach_the_lan_by_the_host_s_stack() {
 
 #[test]
 fn packets_of_the_lan_reach_the_client_sealed() {
-    for (flow, mode) in WAYS {
+    for (flow, mode) in ways() {
         empty(|| {
             let mut gateway = Gateway::new(flow, mode)?;
             let udp = if flow == FLOW4 { 34 } else { 54 };
@@ -195,7 +197,7 @@ fn packets_of_the_lan_reach_the_client_sealed() {
 
 #[test]
 fn what_the_programs_leave_reaches_sockets_and_the_tun_device() {
-    for mode in [Mode::Native, Mode::Generic] {
+    for mode in MODES {
         empty(|| {
             let mut gateway = Gateway::new(FLOW4, mode)?;
             let socket = UdpSocket::bind(LOCAL4)?;

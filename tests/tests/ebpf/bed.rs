@@ -37,6 +37,8 @@ pub const DROP: u32 = 1;
 pub const XDP_REDIRECT: u32 = 4;
 /// Result of TC programs: the next one, or the stack.
 pub const TC_NEXT: u32 = u32::MAX;
+/// Result of TC programs.
+pub const TC_DROP: u32 = 2;
 /// Result of TC programs: out by another device.
 pub const TC_REDIRECT: u32 = 7;
 

@@ -15,3 +15,4 @@ mod rekey;
 mod replay;
 mod seal;
 mod source;
+mod tc;

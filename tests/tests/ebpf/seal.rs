@@ -36,7 +36,7 @@ pub fn open(frame: &[u8], flow: (&str, &str), client: &DtlsChannel, tos: u8, df:
     let udp = if peer.is_ipv4() { 34 } else { 54 };
     head[udp + 6..udp + 8].fill(0);
     let mut found = expected;
-    let record = parse(&head, frame.len(), &mut found).unwrap();
+    let record = parse(&head, frame.len(), 0, &mut found).unwrap();
     assert_eq!(found, expected);
     assert_eq!(frame[..12], [ROUTER_MAC, WAN_MAC].concat());
     assert_eq!(record.offset + 13 + record.length, frame.len());
