@@ -147,6 +147,7 @@ impl Side {
     /// What all figures have in common.
     pub fn config(&self) -> Config {
         Config::new(&self.bed)
+            .without("xdp")
             .set("max-clients", "4096")
             .set("rate-limit-ms", "0")
             .set("ipv4-network", "10.30.0.0/16")

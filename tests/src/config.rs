@@ -13,7 +13,7 @@ pub struct Config {
 
 impl Config {
     /// What most tests want: password login, TLS and DTLS on [`PORT`], both address families,
-    /// routes to the lan, isolation on, bans off.
+    /// routes to the lan, isolation on, bans off. Records meet XDP, as behind most network cards.
     pub fn new(bed: &Bed) -> Self {
         let directory = bed.directory().display();
         let mut config = Self {
@@ -58,7 +58,10 @@ impl Config {
         ] {
             config = config.add(key, value);
         }
-        config
+        if bed.program().is_reference {
+            return config;
+        }
+        config.add("xdp", "native")
     }
 
     /// Appends a line, for repeatable keys.

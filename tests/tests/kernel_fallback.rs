@@ -98,21 +98,36 @@ fn the_native_mode_works() {
     has_mode("native", "native");
 }
 
+#[test]
+fn the_tc_mode_works() {
+    has_mode("tc", "tc");
+}
+
 /// Starts with a mode and a client's device that is too wide for the native one.
-fn with_wide_device(configured: &str, test: impl FnOnce(&Bed, &Server) -> Result<()>) {
+fn with_wide_device(
+    change: impl FnOnce(Config) -> Config,
+    test: impl FnOnce(&Bed, &Server) -> Result<()>,
+) {
     const WIDTH: &str = "9000";
     scenario(|bed| {
         bed.client(0).ip(&format!("link set eth0 mtu {WIDTH}"))?;
         bed.gateway().ip(&format!("link set wan0 mtu {WIDTH}"))?;
-        let server = datapath::start(bed, &Config::new(bed).set("xdp", configured))?;
+        let server = datapath::start(bed, &change(Config::new(bed)))?;
         test(bed, &server)
     });
 }
 
 #[test]
-fn a_device_without_native_mode_gets_the_generic_one() {
-    with_wide_device("auto", |bed, server| {
+fn a_device_without_native_mode_gets_the_generic_one_for_the_direct_way() {
+    let direct = |config: Config| {
+        config
+            .set("xdp", "auto")
+            .set("xdp-forward", "direct")
+            .set("xdp-lan-interface", "lan0")
+    };
+    with_wide_device(direct, |bed, server| {
         has_device(server, "wan0", Some("wan generic"))?;
+        has_device(server, "lan0", Some("lan native"))?;
         let client = Login::new().connect_dtls(bed)?;
         datapath::wait_in_kernel(server, &client)
     });
@@ -120,15 +135,18 @@ fn a_device_without_native_mode_gets_the_generic_one() {
 
 #[test]
 fn a_device_that_must_have_the_native_mode_and_has_not_gets_none() {
-    with_wide_device("native", |bed, server| {
-        has_device(server, "wan0", None)?;
-        let said = lines(server, "no programs on device wan0");
-        ensure!(said.len() == 1, "{said:?}");
-        let client = Login::new().connect_dtls(bed)?;
-        let added = datapath::packets_of_pings(server, &client)?;
-        ensure!(added.kernel_rx == 0 && added.user_rx >= 40, "{added:?}");
-        traffic::transfer_all_ways(bed, &client, 300_000)
-    });
+    with_wide_device(
+        |config| config,
+        |bed, server| {
+            has_device(server, "wan0", None)?;
+            let said = lines(server, "no programs on device wan0");
+            ensure!(said.len() == 1, "{said:?}");
+            let client = Login::new().connect_dtls(bed)?;
+            let added = datapath::packets_of_pings(server, &client)?;
+            ensure!(added.kernel_rx == 0 && added.user_rx >= 40, "{added:?}");
+            traffic::transfer_all_ways(bed, &client, 300_000)
+        },
+    );
 }
 
 #[test]

@@ -26,8 +26,20 @@ fn mixed() -> Vec<(usize, Duration)> {
 
 #[test]
 fn packets_keep_their_order_whichever_path_they_take() {
+    packets_keep_their_order("native");
+}
+
+#[test]
+fn packets_keep_their_order_behind_those_that_merge() {
+    packets_keep_their_order("tc");
+}
+
+fn packets_keep_their_order(xdp: &str) {
     scenario(|bed| {
-        let server = datapath::start(bed, &Config::new(bed))?;
+        // TC sees what merged; veth merges nothing unless told so, or has XDP.
+        bed.gateway()
+            .must("ethtool", &["-K", "wan0", "gro", "on"])?;
+        let server = datapath::start(bed, &Config::new(bed).set("xdp", xdp))?;
         let client = Login::new().connect_dtls(bed)?;
         datapath::wait_in_kernel(&server, &client)?;
         let own = client.address4()?;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
 
@@ -24,6 +26,8 @@ pub struct Device {
     pub name: String,
     /// Switched on, an Ethernet device, and not the loopback.
     pub is_usable: bool,
+    /// One end of a pair of virtual devices.
+    pub is_veth: bool,
     /// Ethernet address.
     pub mac: [u8; 6],
     /// Its addresses.
@@ -74,6 +78,7 @@ fn device(link: &LinkMessage) -> Device {
         is_usable: link.header.link_layer_type == LinkLayerType::Ether
             && link.header.flags.contains(LinkFlags::Up)
             && !link.header.flags.contains(LinkFlags::Loopback),
+        is_veth: false,
         mac: [0; 6],
         addresses: Vec::new(),
     };
@@ -84,6 +89,9 @@ fn device(link: &LinkMessage) -> Device {
                 if let Ok(mac) = bytes[..].try_into() {
                     device.mac = mac;
                 }
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                device.is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
             }
             _ => {}
         }
@@ -150,6 +158,7 @@ mod tests {
             index,
             name: format!("eth{index}"),
             is_usable,
+            is_veth: false,
             mac: [0; 6],
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         }

@@ -82,11 +82,17 @@ fn tell(costs: &Costs) {
 }
 
 /// What to try on a device, in order.
-fn modes(config: &Config) -> &'static [Mode] {
+///
+/// Where the driver has no XDP of its own, and on veth, which copies each packet for it, TC is cheaper.
+/// It knows no way past the stack.
+fn modes(config: &Config, device: &Device) -> &'static [Mode] {
     match config.xdp {
-        XdpMode::Auto => &[Mode::Native, Mode::Generic],
+        XdpMode::Auto if config.xdp_forward == XdpForward::Direct => &[Mode::Native, Mode::Generic],
+        XdpMode::Auto if device.is_veth => &[Mode::Tc],
+        XdpMode::Auto => &[Mode::Native, Mode::Tc],
         XdpMode::Native => &[Mode::Native],
         XdpMode::Generic => &[Mode::Generic],
+        XdpMode::Tc => &[Mode::Tc],
         XdpMode::Off => &[],
     }
 }
@@ -182,9 +188,8 @@ impl Supervisor {
             tracing::info!("kernel path: device {name} has no programs any more");
             kernel.detach(ifindex);
         }
-        let modes = modes(&self.config);
         for (device, role) in wanted {
-            attach(kernel, &device, role, modes);
+            attach(kernel, &device, role, modes(&self.config, &device));
             if role == DeviceRole::Lan
                 && let Err(error) = kernel.set_mac(device.index, device.mac)
             {

@@ -7,7 +7,7 @@ use super::draft::{DEFAULT_PRIORITIES, VhostDraft};
 use super::error::{ConfigError, Message};
 use super::priorities;
 use super::read::Environment;
-use super::types::{Config, VhostConfig, XdpForward};
+use super::types::{Config, VhostConfig, XdpForward, XdpMode};
 use super::value::Read;
 
 /// Smallest `no-compress-limit`.
@@ -45,6 +45,13 @@ pub(super) fn check_global(
     }
     if config.device.is_empty() {
         return missing("device", "device = vpns");
+    }
+    if config.xdp == XdpMode::Tc && config.xdp_forward == XdpForward::Direct {
+        return Err(ConfigError::new(
+            default.place(source, &["xdp"]),
+            "error: 'xdp = tc' has no 'xdp-forward = direct'",
+            "use 'xdp = native' or 'xdp = generic', or 'xdp-forward = stack'",
+        ));
     }
     Ok(())
 }

@@ -274,6 +274,8 @@ pub enum XdpMode {
     Native,
     /// Behind the driver, which works with every device.
     Generic,
+    /// By TC, behind the driver too.
+    Tc,
     /// Not at all: packets pass through user space.
     Off,
 }

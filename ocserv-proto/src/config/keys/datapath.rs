@@ -42,10 +42,11 @@ fn mode(v: &mut Value<'_>) -> Read<XdpMode> {
         "auto" => XdpMode::Auto,
         "native" => XdpMode::Native,
         "generic" => XdpMode::Generic,
+        "tc" => XdpMode::Tc,
         "off" => XdpMode::Off,
         _ => {
             let message = format!("error: unknown xdp mode '{}'", v.text);
-            return v.refuse(message, "use one of auto, native, generic, off");
+            return v.refuse(message, "use one of auto, native, generic, tc, off");
         }
     };
     v.off = mode == XdpMode::Off;

@@ -20,6 +20,7 @@ fn values() {
         ("auto", XdpMode::Auto),
         ("native", XdpMode::Native),
         ("\"Generic\"", XdpMode::Generic),
+        ("tc", XdpMode::Tc),
         ("OFF", XdpMode::Off),
     ] {
         assert_eq!(config(&format!("xdp = {text}")).xdp, expected, "{text}");
@@ -44,12 +45,12 @@ fn what_is_wrong_ends_the_start() {
         (
             "xdp = on",
             "error: unknown xdp mode 'on'",
-            "use one of auto, native, generic, off",
+            "use one of auto, native, generic, tc, off",
         ),
         (
             "xdp =",
             "error: unknown xdp mode ''",
-            "use one of auto, native, generic, off",
+            "use one of auto, native, generic, tc, off",
         ),
         (
             "xdp-forward = bridge",
@@ -118,6 +119,15 @@ fn devices_of_the_lan_need_direct() {
     assert_eq!(warnings(lan), [warning]);
     assert_eq!(warnings(&format!("{lan}\nxdp-forward = stack")), [warning]);
     assert_eq!(warnings(&format!("{lan}\nxdp-forward = direct")), [""; 0]);
+}
+
+#[test]
+fn tc_knows_no_direct_way() {
+    let both = "xdp = tc\nxdp-forward = direct";
+    let first = "error: 'xdp = tc' has no 'xdp-forward = direct'";
+    let remedy = "use 'xdp = native' or 'xdp = generic', or 'xdp-forward = stack'";
+    assert_eq!(error(both), format!("{first}\n  t.conf:9: {remedy}"));
+    assert_eq!(warnings("xdp = tc\nxdp-forward = stack"), [""; 0]);
 }
 
 #[test]

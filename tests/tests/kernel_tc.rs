@@ -1,0 +1,153 @@
+//! Records by TC, which is what `xdp = auto` means behind veth.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
+use ocserv_tests::bed::{GATEWAY4, GATEWAY6, LAN4};
+use ocserv_tests::datapath::{self, Datapath, packets};
+use ocserv_tests::{Bed, Client, Config, Login, Namespace, Server, datagrams, scenario, traffic};
+
+/// The gateway's address towards the lan.
+const INNER4: &str = "10.20.0.1";
+
+fn config(bed: &Bed) -> Config {
+    Config::new(bed)
+        .set("xdp", "auto")
+        .set("xdp-max-record", "1530")
+}
+
+/// All kinds of traffic, by one of the gateway's addresses.
+fn everything_passes(gateway: &str) {
+    scenario(|bed| {
+        let server = datapath::start(bed, &config(bed))?;
+        let mode = Datapath::of(&server)?.device("wan0");
+        ensure!(mode.as_deref() == Some("wan tc"), "{mode:?}");
+        let client = Login::new().to_address(gateway).connect_dtls(bed)?;
+        datapath::wait_in_kernel(&server, &client)?;
+        traffic::ping_all_ways(bed, &client)?;
+        traffic::transfer_all_ways(bed, &client, 300_000)?;
+        datagrams::pass_all_ways(bed, &client, 200)?;
+        datagrams::pass_all_ways(bed, &client, 1000)?;
+        let passed = packets(&server)?;
+        ensure!(passed.kernel_rx > 1000 && passed.user_rx < 10, "{passed:?}");
+        let now = Datapath::of(&server)?;
+        for reason in ["replay", "authentication", "malformed", "frame"] {
+            ensure!(now.dropped(reason)? == 0, "{now:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn everything_passes_by_tc() {
+    everything_passes(GATEWAY4);
+}
+
+#[test]
+fn everything_passes_by_tc_over_ipv6_outside() {
+    everything_passes(GATEWAY6);
+}
+
+#[test]
+fn records_whose_checksum_nobody_completed_pass_in_the_kernel() {
+    scenario(|bed| {
+        let server = Server::start(bed, &config(bed))?;
+        let client = Login::new().connect_dtls(bed)?;
+        datapath::wait_in_kernel(&server, &client)?;
+        traffic::transfer_all_ways(bed, &client, 300_000)?;
+        let passed = packets(&server)?;
+        ensure!(passed.kernel_rx > 300 && passed.user_rx < 10, "{passed:?}");
+        damage_stays(bed, &server, &client)
+    });
+}
+
+#[test]
+fn what_the_kernel_verified_of_a_record_is_not_said_of_its_packet() {
+    scenario(|bed| {
+        // Verifies the outer checksum.
+        bed.gateway()
+            .must("ethtool", &["-K", "wan0", "gro", "on"])?;
+        let server = datapath::start(bed, &config(bed))?;
+        let client = Login::new().connect_dtls(bed)?;
+        datapath::wait_in_kernel(&server, &client)?;
+        damage_stays(bed, &server, &client)
+    });
+}
+
+/// Datagrams with wrong checksums must reach neither the gateway's own sockets nor the lan's.
+fn damage_stays(bed: &Bed, server: &Server, client: &Client) -> Result<()> {
+    const PAIRS: u8 = 20;
+    let from = client.namespace();
+    let source: Ipv4Addr = client.address4()?.parse()?;
+    for (to, address) in [(bed.gateway(), INNER4), (bed.lan(), LAN4)] {
+        let before = packets(server)?;
+        let receiver = to.run(|| UdpSocket::bind((address, 0)))??;
+        receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let target = SocketAddrV4::new(address.parse()?, receiver.local_addr()?.port());
+        for number in 0..PAIRS {
+            for is_damaged in [true, false] {
+                let payload = [number, is_damaged.into()];
+                send(from, target, &udp(source, target, &payload, is_damaged))?;
+            }
+        }
+        for number in 0..PAIRS {
+            let mut payload = [0xff; 2];
+            receiver.recv(&mut payload)?;
+            ensure!(payload == [number, 0], "{payload:?} at {address}");
+        }
+        let added = packets(server)?.kernel_rx - before.kernel_rx;
+        ensure!(added >= 2 * u64::from(PAIRS), "{added}");
+    }
+    Ok(())
+}
+
+/// A datagram with its checksum, or a wrong one.
+fn udp(from: Ipv4Addr, to: SocketAddrV4, payload: &[u8], is_damaged: bool) -> Vec<u8> {
+    const PORT: u16 = 5000;
+    const PROTOCOL: u16 = 17;
+    let len = (8 + payload.len()) as u16;
+    let mut bytes = [PORT, to.port(), len, 0].map(u16::to_be_bytes).concat();
+    bytes.extend(payload);
+    let [addresses, rest] = [
+        [from.octets(), to.ip().octets()].concat(),
+        [PROTOCOL, len].map(u16::to_be_bytes).concat(),
+    ];
+    let covered = [addresses, rest, bytes.clone()].concat();
+    let words = covered.chunks(2);
+    let mut sum: u32 = words
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    // 0 would stand for no checksum.
+    let mut checksum = match !(sum as u16) {
+        0 => 0xffff,
+        right => right,
+    };
+    if is_damaged {
+        checksum ^= if checksum == 1 { 2 } else { 1 };
+    }
+    bytes[6..8].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+/// Sends it as it is.
+fn send(from: &Namespace, to: SocketAddrV4, datagram: &[u8]) -> Result<()> {
+    let raw = from.run(|| {
+        socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            SockFlag::empty(),
+            SockProtocol::Udp,
+        )
+    })??;
+    let to = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
+    sendto(raw.as_raw_fd(), datagram, &to, MsgFlags::empty())?;
+    Ok(())
+}
