@@ -29,7 +29,7 @@ fn program_ids(server: &Server) -> Result<Vec<u64>> {
 
 /// Waits until the kernel knows none of these programs.
 fn wait_unloaded(ids: &[u64]) -> Result<()> {
-    ensure!(ids.len() == 4, "{ids:?}");
+    ensure!(ids.len() == 5, "{ids:?}");
     wait::until_true("the programs' end", wait::SHORT, || {
         ids.iter().all(|id| !is_loaded(*id as u32))
     })

@@ -54,6 +54,26 @@ fn everything_passes_by_tc_over_ipv6_outside() {
 }
 
 #[test]
+fn auto_means_the_driver_elsewhere_and_tc_where_it_has_no_xdp() {
+    scenario(|bed| {
+        let gateway = bed.gateway();
+        gateway.ip("tuntap add tap0 mode tap")?;
+        gateway.ip("link add bridge0 type bridge")?;
+        let mut config = config(bed);
+        for device in ["wan0", "tap0", "bridge0"] {
+            gateway.ip(&format!("link set {device} up"))?;
+            config = config.add("xdp-interface", device);
+        }
+        let now = Datapath::of(&Server::start(bed, &config)?)?;
+        let modes = ["wan0", "tap0", "bridge0"].map(|device| now.device(device));
+        let modes = modes.each_ref().map(Option::as_deref);
+        let expected = ["wan tc", "wan native", "wan tc"].map(Some);
+        ensure!(modes == expected, "{modes:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn records_whose_checksum_nobody_completed_pass_in_the_kernel() {
     scenario(|bed| {
         let server = Server::start(bed, &config(bed))?;
