@@ -4,6 +4,7 @@
 
 pub mod activation;
 pub mod crypt;
+pub mod gro;
 pub mod key_map;
 pub mod local_time;
 mod login_record;

@@ -98,11 +98,6 @@ fn the_native_mode_works() {
     has_mode("native", "native");
 }
 
-#[test]
-fn the_tc_mode_works() {
-    has_mode("tc", "tc");
-}
-
 /// Starts with a mode and a client's device that is too wide for the native one.
 fn with_wide_device(
     change: impl FnOnce(Config) -> Config,

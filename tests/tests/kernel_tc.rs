@@ -10,7 +10,9 @@ use nix::sys::socket::{
 };
 use ocserv_tests::bed::{GATEWAY4, GATEWAY6, LAN4};
 use ocserv_tests::datapath::{self, Datapath, packets};
-use ocserv_tests::{Bed, Client, Config, Login, Namespace, Server, datagrams, scenario, traffic};
+use ocserv_tests::{
+    Bed, Client, Config, Login, Namespace, Server, datagrams, scenario, traffic, wait,
+};
 
 /// The gateway's address towards the lan.
 const INNER4: &str = "10.20.0.1";
@@ -33,12 +35,36 @@ fn everything_passes(gateway: &str) {
         traffic::transfer_all_ways(bed, &client, 300_000)?;
         datagrams::pass_all_ways(bed, &client, 200)?;
         datagrams::pass_all_ways(bed, &client, 1000)?;
-        let passed = packets(&server)?;
-        ensure!(passed.kernel_rx > 1000 && passed.user_rx < 10, "{passed:?}");
+        // What merged meanwhile passed in user space.
+        datapath::wait_in_kernel(&server, &client)?;
         let now = Datapath::of(&server)?;
         for reason in ["replay", "authentication", "malformed", "frame"] {
             ensure!(now.dropped(reason)? == 0, "{now:?}");
         }
+        Ok(())
+    });
+}
+
+/// Whether the kernel merges what the client's device receives.
+fn merges(bed: &Bed) -> Result<bool> {
+    let features = bed.gateway().must("ethtool", &["-k", "wan0"])?;
+    Ok(features.contains("generic-receive-offload: on"))
+}
+
+#[test]
+fn the_device_merges_as_long_as_the_server_runs() {
+    scenario(|bed| {
+        ensure!(!merges(bed)?);
+        let mut server = Server::start(bed, &config(bed))?;
+        ensure!(merges(bed)?);
+        ensure!(server.terminate(wait::LONG)?.success());
+        ensure!(!merges(bed)?);
+        // Who has switched it on keeps it.
+        bed.gateway()
+            .must("ethtool", &["-K", "wan0", "gro", "on"])?;
+        let mut server = Server::start(bed, &config(bed))?;
+        ensure!(server.terminate(wait::LONG)?.success());
+        ensure!(merges(bed)?);
         Ok(())
     });
 }
@@ -80,8 +106,7 @@ fn records_whose_checksum_nobody_completed_pass_in_the_kernel() {
         let client = Login::new().connect_dtls(bed)?;
         datapath::wait_in_kernel(&server, &client)?;
         traffic::transfer_all_ways(bed, &client, 300_000)?;
-        let passed = packets(&server)?;
-        ensure!(passed.kernel_rx > 300 && passed.user_rx < 10, "{passed:?}");
+        datapath::wait_in_kernel(&server, &client)?;
         damage_stays(bed, &server, &client)
     });
 }
@@ -121,7 +146,7 @@ fn damage_stays(bed: &Bed, server: &Server, client: &Client) -> Result<()> {
             ensure!(payload == [number, 0], "{payload:?} at {address}");
         }
         let added = packets(server)?.kernel_rx - before.kernel_rx;
-        ensure!(added >= 2 * u64::from(PAIRS), "{added}");
+        ensure!(added >= u64::from(PAIRS), "{added}");
     }
     Ok(())
 }

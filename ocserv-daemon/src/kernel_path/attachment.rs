@@ -5,6 +5,7 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::xdp::XdpMode;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use ocserv_sys::gro::Merging;
 
 use super::{KernelPath, missing};
 
@@ -43,6 +44,8 @@ pub struct Attached {
     pub mode: Mode,
     /// Held for their end.
     _links: Vec<FdLink>,
+    /// Likewise.
+    merging: Option<Merging>,
 }
 
 impl Mode {
@@ -115,8 +118,21 @@ impl KernelPath {
             role,
             mode,
             _links: links,
+            merging: None,
         });
         Ok(mode)
+    }
+
+    /// Has a device that has programs merge what it receives, as long as it has them.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub fn merge(&mut self, ifindex: u32) -> std::io::Result<()> {
+        let mut attached = self.attached.iter_mut();
+        if let Some(device) = attached.find(|device| device.ifindex == ifindex) {
+            device.merging = Merging::start(&device.name)?;
+        }
+        Ok(())
     }
 
     /// Takes the programs off a device, if there are any.

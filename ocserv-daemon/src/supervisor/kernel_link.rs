@@ -349,11 +349,16 @@ fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[M
         return;
     }
     match kernel.attach((device.index, &device.name), role, modes) {
-        Ok(mode) => tracing::info!(
-            "kernel path: programs on device {} ({})",
-            device.name,
-            mode.word()
-        ),
+        Ok(mode) => {
+            tracing::info!(
+                "kernel path: programs on device {} ({})",
+                device.name,
+                mode.word()
+            );
+            if mode == Mode::Tc && device.is_veth {
+                merge(kernel, device);
+            }
+        }
         Err(error) => {
             // Once for each device: its events would repeat it.
             kernel.refuse(device.index);
@@ -362,5 +367,15 @@ fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[M
                 device.name
             );
         }
+    }
+}
+
+/// Others merge from the start. With XDP the kernel has veth merge, too.
+fn merge(kernel: &mut KernelPath, device: &Device) {
+    if let Err(error) = kernel.merge(device.index) {
+        tracing::warn!(
+            "kernel path: device {} does not merge what it receives ({error}); bulk traffic costs more",
+            device.name
+        );
     }
 }
