@@ -4,10 +4,13 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::read;
 use ocserv_common::kernel::Counted;
 use ocserv_daemon::kernel_path::{DeviceRole, Mode};
@@ -223,4 +226,70 @@ fn what_the_programs_leave_reaches_sockets_and_the_tun_device() {
         })
         .unwrap();
     }
+}
+
+/// The client's machine, whose records come in two pieces of memory each.
+fn client_of_pieces(name: &str) -> Result<UdpSocket> {
+    ip(&format!(
+        "link set {name} up\n\
+         address add 192.0.2.77/24 dev {name}\n\
+         route add 198.51.100.0/24 dev {name}\n\
+         neighbour add 198.51.100.1 lladdr 02:00:00:00:01:01 dev {name} nud permanent\n"
+    ))?;
+    let socket = UdpSocket::bind(FLOW4.0)?;
+    socket.connect(FLOW4.1)?;
+    Ok(socket)
+}
+
+#[test]
+fn packets_in_several_pieces_of_memory_are_made_whole() {
+    const LENGTHS: [usize; 4] = [60, 61, 500, 1400];
+    const MORE: MsgFlags = MsgFlags::from_bits_retain(nix::libc::MSG_MORE);
+    empty(|| {
+        ip("link add wan address 02:00:00:00:01:01 type veth peer name out")?;
+        let tun = TunDevice::create("tun0", 1)?;
+        ip("link set lo up\n\
+            link set wan up\n\
+            link set tun0 up\n\
+            address add 198.51.100.1/24 dev wan\n\
+            address add 10.20.0.1/16 dev lo\n\
+            route add 192.0.2.0/24 dev wan\n\
+            route add 10.9.0.0/24 dev tun0\n")?;
+        let tun_ifindex = tun.index()?;
+        let mut bed = Bed::with(|options| options.tun_ifindex = tun_ifindex)?;
+        bed.install(0, 1, FLOW4)?;
+        let wan = (ifindex("wan")?, "wan");
+        bed.kernel.attach(wan, DeviceRole::Wan, &[Mode::Tc])?;
+        let receiver = UdpSocket::bind("10.20.0.1:53")?;
+        receiver.set_read_timeout(Some(PATIENCE))?;
+        let (to_client, own) = std::sync::mpsc::channel();
+        let (to_gateway, thread) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            let sending = scope.spawn(move || -> Result<()> {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                to_gateway.send(nix::unistd::gettid())?;
+                own.recv()?;
+                let socket = client_of_pieces("out")?;
+                let mut client = Client::new(1);
+                for len in LENGTHS {
+                    let record = client.record(0, &inner("10.9.0.5", "10.20.0.1", len));
+                    let (first, rest) = record.split_at(20);
+                    send(socket.as_raw_fd(), first, MORE)?;
+                    send(socket.as_raw_fd(), rest, MsgFlags::empty())?;
+                }
+                Ok(())
+            });
+            ip(&format!("link set out netns {}", thread.recv()?))?;
+            to_client.send(())?;
+            for len in LENGTHS {
+                let mut buffer = [0; 2000];
+                let got = receiver.recv(&mut buffer)?;
+                assert_eq!(buffer[..got], inner("10.9.0.5", "10.20.0.1", len)[28..]);
+            }
+            sending.join().expect("the client")
+        })?;
+        assert_eq!(bed.count(Counted::RxPackets), LENGTHS.len() as u64);
+        Ok(())
+    })
+    .unwrap();
 }
