@@ -74,9 +74,25 @@ impl Pace {
     /// and proves authentic is to be told by [`Self::taken`]: junk makes no bursts.
     #[inline(always)]
     pub fn takes(&self, now_ns: u64, len: u32, limits: &Limits) -> bool {
+        let share = self.share(now_ns, limits);
+        let takes = self.decide(now_ns, len, limits, share);
+        if !takes {
+            self.note(now_ns, share);
+        }
+        takes
+    }
+
+    /// The same, for a program before another one that asks [`Self::takes`] of what this one leaves: a
+    /// packet counts once.
+    #[inline(always)]
+    pub fn takes_early(&self, now_ns: u64, len: u32, limits: &Limits) -> bool {
+        self.decide(now_ns, len, limits, self.share(now_ns, limits))
+    }
+
+    #[inline(always)]
+    fn decide(&self, now_ns: u64, len: u32, limits: &Limits, share: u64) -> bool {
         let now_ms = now_ns / 1_000_000;
         let is_held = self.is_held(now_ns, now_ms, limits);
-        let share = self.share(now_ns, limits);
         let is_burst = share > if is_held { NO_BURSTS } else { BURSTS };
         let longest = if is_burst {
             let told = self.told.get();
@@ -91,11 +107,9 @@ impl Pace {
         };
         if len > longest {
             self.leave(now_ms);
-        } else if !is_held {
-            return true;
+            return false;
         }
-        self.note(now_ns, share);
-        false
+        !is_held
     }
 
     /// A program took a packet.
@@ -196,6 +210,23 @@ mod tests {
         let pace = Pace::default();
         let at = |number: u64| SECOND + number * 5_000;
         assert!((0..1000).all(|number: u64| pace.takes(at(number), 900, &LIMITS)));
+    }
+
+    #[test]
+    fn a_packet_that_two_programs_see_counts_once() {
+        let pace = Pace::default();
+        // Bursts first, then packets too far from each other to be close.
+        let (_, after) = run(&pace, SECOND, 1000, 100, 900);
+        let (gap, seen) = (2 * MS, 10_000);
+        let taken = (0..120).filter(|number| {
+            let at = after + number * gap;
+            let takes = pace.takes_early(at, 900, &LIMITS);
+            if takes {
+                pace.taken(at, &LIMITS);
+            }
+            takes || self::takes(&pace, at + seen, 900, &LIMITS)
+        });
+        assert!(taken.count() > 80);
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     *cpu.inner() = start;
     let inner = Inner::parse(cpu.inner(), len - ETHERNET).ok_or(Verdict::Pass)?;
     let context = find(cpu, &inner).map_err(|_| Verdict::Pass)?;
-    check_length(&context, &inner, settings, false)?;
+    check_length_early(&context, &inner, settings)?;
     if inner.has_options() || inner.checksum_may_be_open(cpu.inner(), false) {
         return Err(Verdict::Left(Counted::UpForm));
     }
@@ -133,6 +133,7 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     if !frame.store(cpu.front_ptr(sealed.front), sealed.len) {
         return Err(Verdict::Drop(Counted::DropFrame));
     }
+    context.shared.tx_pace.taken(context.now_ns, &settings.tx);
     count(&context, &inner);
     maps::count(Counted::TxDirect);
     Ok(sealed.ifindex)
@@ -197,7 +198,7 @@ fn check_length(
 ) -> Step<()> {
     let len = inner.total_len as u32;
     let pace = &context.shared.tx_pace;
-    if is_super_packet || len > MAX_INNER || len > read!(context.keys, mtu) {
+    if is_super_packet || is_too_long(context, len) {
         pace.leave(context.now_ms);
         return Err(Verdict::Left(Counted::UpBulk));
     }
@@ -206,6 +207,24 @@ fn check_length(
     }
     pace.taken(context.now_ns, &settings.tx);
     Ok(())
+}
+
+/// The same before the stack: what is left meets [`send_packet`], which counts it.
+#[inline(always)]
+fn check_length_early(context: &Context, inner: &Inner, settings: &Settings) -> Step<()> {
+    let len = inner.total_len as u32;
+    let pace = &context.shared.tx_pace;
+    if is_too_long(context, len)
+        || !pace.takes_early(context.now_ns, len + RECORD_OVERHEAD, &settings.tx)
+    {
+        return Err(Verdict::Left(Counted::UpBulk));
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn is_too_long(context: &Context, len: u32) -> bool {
+    len > MAX_INNER || len > read!(context.keys, mtu)
 }
 
 #[inline(always)]
