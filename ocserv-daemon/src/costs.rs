@@ -79,7 +79,7 @@ impl Merge {
 }
 
 /// Parts of the way of a packet, in walks ([`Costs::walk`]). Measured on the bed of `docs/benchmarks.md`,
-/// where a walk is 3.0 us: figures of single flows, of many flows in a session, of many sessions.
+/// where a walk is 3.1 us: figures of single flows, of many flows in a session, of many sessions.
 struct Parts {
     /// Of every packet in user space, however it merges.
     packet: f64,
@@ -96,20 +96,20 @@ struct Parts {
 /// By [`Direction`].
 const PARTS: [Parts; 2] = [
     Parts {
-        packet: 0.22,
-        input: 0.9,
-        input_of_thread: 0.3,
-        output: 2.2,
-        kernel: 0.78,
-        direct: 0.34,
+        packet: 0.31,
+        input: 0.55,
+        input_of_thread: 0.25,
+        output: 0.65,
+        kernel: 0.48,
+        direct: 0.36,
     },
     Parts {
-        packet: 0.1,
-        input: 1.06,
-        input_of_thread: 0.3,
-        output: 1.6,
-        kernel: 0.67,
-        direct: 0.29,
+        packet: 0.4,
+        input: 0.4,
+        input_of_thread: 0.25,
+        output: 0.68,
+        kernel: 0.48,
+        direct: 0.31,
     },
 ];
 
@@ -267,7 +267,7 @@ mod tests {
     fn bed() -> Costs {
         let kernel = Line::through((64, 860.0), (1400, 4600.0));
         let user = Line::through((64, 190.0), (1400, 560.0));
-        Costs::new(kernel, user, 3000.0)
+        Costs::new(kernel, user, 3100.0)
     }
 
     #[test]
@@ -281,9 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_alone_is_the_kernels() {
+    fn what_is_alone_is_the_kernels_unless_it_is_long() {
         let limits = bed().limits();
-        assert_eq!((limits.rx.alone, limits.tx.alone), (MAX_RECORD, MAX_RECORD));
+        for alone in [limits.rx.alone, limits.tx.alone] {
+            assert!((800..1300).contains(&alone), "{limits:?}");
+        }
     }
 
     #[test]
@@ -291,13 +293,13 @@ mod tests {
         let costs = bed();
         let limits = costs.limits();
         assert_eq!(limits.rx.close, 0);
-        assert!((200..800).contains(&limits.tx.close), "{limits:?}");
+        assert!((150..500).contains(&limits.tx.close), "{limits:?}");
         let acknowledgements = Merge {
             inputs: 1.0 / 32.0,
             outputs: 1.0,
         };
         let longest = costs.longest(Direction::Rx, acknowledgements);
-        assert!((1000..MAX_RECORD + 1).contains(&longest), "{longest}");
+        assert!((300..800).contains(&longest), "{longest}");
     }
 
     #[test]
@@ -328,7 +330,7 @@ mod tests {
         assert_eq!(costs.outputs, [7000.0, 4000.0]);
         costs.learn(&[[f64::INFINITY, -1.0]]);
         let [most, least] = costs.outputs.map(f64::round);
-        assert_eq!((most, least), (66_000.0, 480.0));
+        assert_eq!((most, least), (20_150.0, 211.0));
     }
 
     #[test]
@@ -354,7 +356,8 @@ mod tests {
             ..bed()
         };
         let limits = direct.limits();
-        assert_eq!((limits.tx.close, limits.tx.alone), (0, MAX_RECORD));
+        assert_eq!(limits.tx.close, 0);
+        assert!(limits.tx.alone > bed().limits().tx.alone);
     }
 
     #[test]
@@ -375,7 +378,7 @@ mod tests {
             bytes: 10 * 64,
             inputs: 10,
             outputs: 10,
-            thread_ns: 10.0 * (190.0 + 900.0 + 5000.0),
+            thread_ns: 10.0 * (190.0 + 775.0 + 5000.0),
         };
         let output = costs.output(Direction::Rx, &batch).unwrap();
         assert!((output - 5000.0).abs() < 1.0, "{output}");

@@ -22,10 +22,10 @@ use crate::side::client_cpus;
 
 /// A device that has handed packets over looks again after this time before it wakes its thread for
 /// each packet, as the interrupt moderation of a network card does. Without it the cost of a packet
-/// depends on how fast the load comes.
-const PAUSE_NS: u32 = 50_000;
+/// depends on how fast the load comes, which is slower than the gateway.
+const PAUSE: Duration = Duration::from_micros(100);
 /// So often it finds nothing before it does.
-const EMPTY_LOOKS: u32 = 2;
+const EMPTY_LOOKS: u128 = 1;
 /// The gateway's devices in a bed with one client.
 const GATEWAY_DEVICES: [&str; 2] = ["wan0", "lan0"];
 
@@ -66,13 +66,15 @@ fn receive_on(namespace: &Namespace, device: &str, cpus: &[usize]) -> Result<Pid
     let prefix = format!("napi/{device}-");
     let before = kernel_threads(&prefix);
     namespace.must("ethtool", &["-K", device, "gro", "on", "tso", "off"])?;
-    // The thread's own /sys shows the devices of another namespace.
-    let setting = format!(
-        "cd /sys/class/net/{device} && echo {PAUSE_NS} > gro_flush_timeout && \
-         echo {EMPTY_LOOKS} > napi_defer_hard_irqs && echo 1 > threaded"
-    );
-    let name = namespace.name();
-    process::run("ip", &["netns", "exec", name, "sh", "-c", &setting])?;
+    set(
+        namespace,
+        device,
+        &[
+            ("gro_flush_timeout", PAUSE.as_nanos()),
+            ("napi_defer_hard_irqs", EMPTY_LOOKS),
+            ("threaded", 1),
+        ],
+    )?;
     let mut found = Vec::new();
     wait::until_true(&format!("a thread {prefix}"), wait::SHORT, || {
         found = kernel_threads(&prefix);
@@ -86,6 +88,30 @@ fn receive_on(namespace: &Namespace, device: &str, cpus: &[usize]) -> Result<Pid
     cpus.iter().try_for_each(|cpu| set.set(*cpu))?;
     sched_setaffinity(thread, &set).context("placing a kernel thread")?;
     Ok(thread)
+}
+
+/// Has the bed's devices pause for so long, where delays are what is measured.
+///
+/// # Errors
+/// When a setting is refused.
+pub fn pause(bed: &Bed, pause: Duration) -> Result<()> {
+    let ends = [bed.client(0), bed.lan()].map(|end| (end, "eth0"));
+    let gateway = GATEWAY_DEVICES.map(|device| (bed.gateway(), device));
+    let setting = ("gro_flush_timeout", pause.as_nanos());
+    ends.into_iter()
+        .chain(gateway)
+        .try_for_each(|(namespace, device)| set(namespace, device, &[setting]))
+}
+
+/// Writes settings of a device.
+fn set(namespace: &Namespace, device: &str, settings: &[(&str, u128)]) -> Result<()> {
+    let writes = settings.iter();
+    let writes = writes.map(|(name, value)| format!(" && echo {value} > {name}"));
+    // The thread's own /sys shows the devices of another namespace.
+    let script = format!("cd /sys/class/net/{device}{}", writes.collect::<String>());
+    let name = namespace.name();
+    process::run("ip", &["netns", "exec", name, "sh", "-c", &script])?;
+    Ok(())
 }
 
 fn kernel_threads(prefix: &str) -> Vec<Pid> {

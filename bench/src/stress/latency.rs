@@ -14,6 +14,7 @@ use super::streams::{Lan, Outcome, Pace, Plan, Streams};
 use super::tally::{Tally, percentile};
 use crate::Scale;
 use crate::records::contender::{Contender, Kind};
+use crate::records::cores;
 use crate::records::{Direction, raise_file_limit};
 use crate::report::{Report, Samples, digits};
 use crate::side::{SideName, client_cpus, on_cpus};
@@ -29,6 +30,8 @@ const WINDOW_UP: u64 = 80;
 const WINDOW_DOWN: u64 = 240;
 const SMALL: usize = 64;
 const INTERVAL: Duration = Duration::from_millis(1);
+/// What devices gather packets for, as a network card with little to do.
+const PAUSE: Duration = Duration::from_micros(20);
 /// Before it counts.
 const WARM_UP: Duration = Duration::from_millis(200);
 
@@ -83,6 +86,7 @@ pub fn measure(only: Option<SideName>, scale: Scale, report: &mut Report) -> Res
 
 fn measure_all(contenders: &mut [Contender], scale: Scale, report: &mut Report) -> Result<()> {
     for contender in &mut *contenders {
+        cores::pause(contender.bed(), PAUSE)?;
         contender
             .log_in(1)
             .with_context(|| contender.kind().text())?;

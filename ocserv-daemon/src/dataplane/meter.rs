@@ -416,7 +416,7 @@ mod tests {
         let mut meter = meter();
         // So long ago that an output costs what is possible, in each of the cases.
         let begun = |outputs: u32| {
-            let spent = Duration::from_nanos(u64::from(outputs) * 12_000);
+            let spent = Duration::from_nanos(u64::from(outputs) * 8_000);
             thread_time().unwrap().saturating_sub(spent)
         };
         while thread_time().unwrap() < Duration::from_millis(2) {
@@ -426,9 +426,10 @@ mod tests {
         meter.learn(Direction::Rx, &tally(7, 64, 7, 7), begun(7));
         assert!(meter.learned[0].is_nan());
         meter.learn(Direction::Rx, &tally(64, 64, 64, 64), begun(64));
-        assert!(meter.learned[0] > 6600.0, "{:?}", meter.learned);
+        assert!(meter.learned[0] > 2500.0, "{:?}", meter.learned);
         assert!(meter.learned[1].is_nan());
     }
+
     #[test]
     fn the_first_batches_teach_most() {
         let mut meter = meter();
@@ -436,7 +437,7 @@ mod tests {
         let mut known = Vec::new();
         for _ in 0..TIMED {
             // A fourth of what was expected.
-            let spent = Duration::from_nanos((64.0 * (expected / 4.0 + 1100.0)) as u64);
+            let spent = Duration::from_nanos((64.0 * (expected / 4.0 + 950.0)) as u64);
             while thread_time().unwrap() < spent {
                 std::hint::spin_loop();
             }
