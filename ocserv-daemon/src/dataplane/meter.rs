@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use ocserv_common::kernel::RECORD_OVERHEAD;
+use ocserv_common::kernel::{MAX_RECORD, RECORD_OVERHEAD};
 use ocserv_common::pace::Pace;
 use ocserv_proto::Now;
 use ocserv_sys::tun::PacketBatch;
@@ -203,8 +203,11 @@ impl Meter {
     fn judge(&self, pace: &Pace, merging: &Merging, to: Direction, tally: &Tally, now: Now) {
         let longest = self.costs.longest(to, tally.merge());
         let usual = tally.bytes / tally.packets.max(1) + RECORD_OVERHEAD;
-        let until_ms = merging.holds(longest >= usual, now.as_millis() as u64);
-        pace.tell(longest, until_ms);
+        let is_kernel = longest >= usual;
+        let until_ms = merging.holds(is_kernel, now.as_millis() as u64);
+        // Costs are lines, so what is cheaper for the usual length is cheaper for all of them together.
+        // A packet that was left for its length would take those behind it along.
+        pace.tell(if is_kernel { MAX_RECORD } else { longest }, until_ms);
     }
 }
 
@@ -394,6 +397,20 @@ mod tests {
         assert!(taken(&pace, 101_001, 64) < 40, "a second later");
         judge(tally(256, 64, 8, 8));
         assert!(taken(&pace, 100_500, 64) < 40);
+    }
+
+    #[test]
+    fn lengths_that_mix_are_judged_together() {
+        let (meter, merging) = (meter(), Merging::default());
+        let pace = Pace::default();
+        let now = Now::from_secs(100);
+        // Of twelve packets seven short ones, four longer, one long; none merges.
+        let mixed = tally(256, 341, 256, 256);
+        meter.judge(&pace, &merging, Direction::Rx, &mixed, now);
+        assert_eq!(taken(&pace, 100_100, 1400), 1000);
+        let long = tally(256, 1400, 8, 256);
+        meter.judge(&pace, &merging, Direction::Rx, &long, now);
+        assert!(taken(&pace, 100_500, 1400) < 40);
     }
 
     #[test]
