@@ -38,6 +38,18 @@ pub struct Inner {
     pub is_activity: bool,
 }
 
+/// What a packet's own bytes say of the checksums within.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// Nothing is to be completed.
+    Complete,
+    /// TCP or UDP with only the sum of the pseudo header so far. A finished checksum looks the same once in
+    /// 65,536 times: the flow's other packets may be complete.
+    LooksOpen,
+    /// A protocol that is not looked into, or a tunnel. So are the flow's other packets.
+    Unknown,
+}
+
 impl Inner {
     /// Reads the header of a packet of `len` bytes. `None`: it is not an IP packet.
     #[inline(always)]
@@ -110,26 +122,30 @@ impl Inner {
     }
 
     /// Whether a checksum within may still have to be completed, which the host's stack does before a
-    /// device sends: TCP and UDP that have only the sum of the pseudo header so far (a finished checksum
-    /// looks the same once in 65,536 times), protocols that are not looked into, and tunnels.
-    /// `is_local`: this host made the packet; its UDP may be a tunnel of any port.
+    /// device sends. `is_local`: this host made the packet; its UDP may be a tunnel of any port.
     #[inline(always)]
-    pub fn checksum_may_be_open(&self, head: &InnerHead, is_local: bool) -> bool {
+    pub fn checksum(&self, head: &InnerHead, is_local: bool) -> Checksum {
         let is_fragment = self.is_ipv4 && word(head, 6) & 0x3fff != 0;
         if is_fragment {
             // Made of a packet whose checksum was complete.
-            return false;
+            return Checksum::Complete;
         }
         let at = self.header_len;
         match self.protocol {
-            TCP => self.is_pseudo_sum(head, word(head, at + 16)),
-            UDP if is_local => true,
-            UDP => {
-                TUNNEL_PORTS.contains(&word(head, at + 2))
-                    || self.is_pseudo_sum(head, word(head, at + 6))
-            }
-            ICMP | ICMPV6 | ESP => false,
-            _ => true,
+            TCP => self.look_at(head, word(head, at + 16)),
+            UDP if is_local || TUNNEL_PORTS.contains(&word(head, at + 2)) => Checksum::Unknown,
+            UDP => self.look_at(head, word(head, at + 6)),
+            ICMP | ICMPV6 | ESP => Checksum::Complete,
+            _ => Checksum::Unknown,
+        }
+    }
+
+    #[inline(always)]
+    fn look_at(&self, head: &InnerHead, checksum: u16) -> Checksum {
+        if self.is_pseudo_sum(head, checksum) {
+            Checksum::LooksOpen
+        } else {
+            Checksum::Complete
         }
     }
 

@@ -118,7 +118,8 @@ impl Pace {
         self.note(now_ns, self.share(now_ns, limits));
     }
 
-    /// A packet goes to user space for its length: what follows must not overtake it.
+    /// A packet goes to user space, for its length or another reason that those behind it may not have:
+    /// they must not overtake it.
     #[inline(always)]
     pub fn leave(&self, now_ms: u64) {
         self.bulk_ms.set(now_ms);

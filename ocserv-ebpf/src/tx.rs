@@ -6,7 +6,7 @@ use ocserv_common::datagram::{ETHERNET, RECORD_HEADER};
 use ocserv_common::encapsulation::{
     self, Outgoing, additional_data, checksum_cover, front_len, is_ipv4,
 };
-use ocserv_common::inner::Inner;
+use ocserv_common::inner::{Checksum, Inner};
 use ocserv_common::kernel::{
     Counted, KernelChannel, MAX_INNER, RECORD_OVERHEAD, SessionKeys, Settings,
 };
@@ -58,8 +58,13 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
     let inner = Inner::parse(cpu.inner(), len).ok_or(Verdict::Left(Counted::UpForm))?;
     let context = find(cpu, &inner)?;
     check_length(&context, &inner, settings, skb.segment() != 0)?;
-    if inner.checksum_may_be_open(cpu.inner(), skb.is_local()) {
-        return Err(Verdict::Left(Counted::UpForm));
+    match inner.checksum(cpu.inner(), skb.is_local()) {
+        Checksum::Complete => {}
+        Checksum::LooksOpen => {
+            context.shared.tx_pace.leave(context.now_ms);
+            return Err(Verdict::Left(Counted::UpForm));
+        }
+        Checksum::Unknown => return Err(Verdict::Left(Counted::UpForm)),
     }
     ask_route(cpu, &context, &inner);
     if !skb.fib_lookup(cpu, OUTPUT) {
@@ -103,7 +108,7 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     let inner = Inner::parse(cpu.inner(), len - ETHERNET).ok_or(Verdict::Pass)?;
     let context = find(cpu, &inner).map_err(|_| Verdict::Pass)?;
     check_length_early(&context, &inner, settings)?;
-    if inner.has_options() || inner.checksum_may_be_open(cpu.inner(), false) {
+    if inner.has_options() || inner.checksum(cpu.inner(), false) != Checksum::Complete {
         return Err(Verdict::Left(Counted::UpForm));
     }
     ask_route(cpu, &context, &inner);

@@ -137,7 +137,7 @@ fn damage_stays(bed: &Bed, server: &Server, client: &Client) -> Result<()> {
         for number in 0..PAIRS {
             for is_damaged in [true, false] {
                 let payload = [number, is_damaged.into()];
-                send(from, target, &udp(source, target, &payload, is_damaged))?;
+                send(from, target, &[udp(source, target, &payload, is_damaged)])?;
             }
         }
         for number in 0..PAIRS {
@@ -151,27 +151,77 @@ fn damage_stays(bed: &Bed, server: &Server, client: &Client) -> Result<()> {
     Ok(())
 }
 
+/// A finished checksum may look like one that is still to be completed. Such a packet is left to user space,
+/// and those behind it must not overtake it.
+#[test]
+fn what_looks_as_if_its_checksum_were_open_stays_in_its_place() {
+    const GROUPS: u8 = 10;
+    const GROUP: u8 = 5;
+    scenario(|bed| {
+        let server = datapath::start(bed, &config(bed))?;
+        let client = Login::new().connect_dtls(bed)?;
+        datapath::wait_in_kernel(&server, &client)?;
+        let own = client.address4()?;
+        let receiver = client
+            .namespace()
+            .run(|| UdpSocket::bind((own.as_str(), 0)))??;
+        receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let target = SocketAddrV4::new(own.parse()?, receiver.local_addr()?.port());
+        let source = LAN4.parse()?;
+        let (before, counted) = (Datapath::of(&server)?, packets(&server)?);
+        for first in (0..GROUPS * GROUP).step_by(GROUP.into()) {
+            let numbers = first..first + GROUP;
+            let mut datagrams: Vec<_> = numbers
+                .clone()
+                .map(|number| udp(source, target, &body(number, [0, 0]), false))
+                .collect();
+            datagrams[2] = looks_open(source, target, first + 2)?;
+            send(bed.lan(), target, &datagrams)?;
+            for expected in numbers {
+                let mut payload = [0xff; BODY];
+                receiver.recv(&mut payload)?;
+                ensure!(payload[0] == expected, "{payload:?} for {expected}");
+            }
+            // User space is done with them, and the session is the kernel's again.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let left = Datapath::of(&server)?.left("form")? - before.left("form")?;
+        ensure!(left == u64::from(GROUPS), "{left}");
+        let in_kernel = packets(&server)?.kernel_tx - counted.kernel_tx;
+        ensure!(in_kernel >= 2 * u64::from(GROUPS), "{in_kernel}");
+        Ok(())
+    });
+}
+
+const PORT: u16 = 5000;
+/// Bytes of a datagram that might be a record.
+const BODY: usize = 20;
+
+fn body(number: u8, last: [u8; 2]) -> [u8; BODY] {
+    let mut body = [number; BODY];
+    body[BODY - 2..].copy_from_slice(&last);
+    body
+}
+
+/// A datagram whose checksum, which is complete, is the sum of the pseudo header.
+fn looks_open(from: Ipv4Addr, to: SocketAddrV4, number: u8) -> Result<Vec<u8>> {
+    let open = sum(&pseudo_header(from, *to.ip(), 8 + BODY as u16));
+    let plain = udp(from, to, &body(number, [0, 0]), false);
+    let found = u16::from_be_bytes([plain[6], plain[7]]);
+    // What makes the sum of all words the open one's complement.
+    let missing = sum(&[!open, found].map(u16::to_be_bytes).concat());
+    let datagram = udp(from, to, &body(number, missing.to_be_bytes()), false);
+    ensure!(datagram[6..8] == open.to_be_bytes());
+    Ok(datagram)
+}
+
 /// A datagram with its checksum, or a wrong one.
 fn udp(from: Ipv4Addr, to: SocketAddrV4, payload: &[u8], is_damaged: bool) -> Vec<u8> {
-    const PORT: u16 = 5000;
-    const PROTOCOL: u16 = 17;
     let len = (8 + payload.len()) as u16;
     let mut bytes = [PORT, to.port(), len, 0].map(u16::to_be_bytes).concat();
     bytes.extend(payload);
-    let [addresses, rest] = [
-        [from.octets(), to.ip().octets()].concat(),
-        [PROTOCOL, len].map(u16::to_be_bytes).concat(),
-    ];
-    let covered = [addresses, rest, bytes.clone()].concat();
-    let words = covered.chunks(2);
-    let mut sum: u32 = words
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
     // 0 would stand for no checksum.
-    let mut checksum = match !(sum as u16) {
+    let mut checksum = match !sum(&[pseudo_header(from, *to.ip(), len), bytes.clone()].concat()) {
         0 => 0xffff,
         right => right,
     };
@@ -182,8 +232,26 @@ fn udp(from: Ipv4Addr, to: SocketAddrV4, payload: &[u8], is_damaged: bool) -> Ve
     bytes
 }
 
-/// Sends it as it is.
-fn send(from: &Namespace, to: SocketAddrV4, datagram: &[u8]) -> Result<()> {
+fn pseudo_header(from: Ipv4Addr, to: Ipv4Addr, len: u16) -> Vec<u8> {
+    const PROTOCOL: u16 = 17;
+    let rest = [PROTOCOL, len].map(u16::to_be_bytes).concat();
+    [[from.octets(), to.octets()].concat(), rest].concat()
+}
+
+/// The sum of words, folded (RFC 1071).
+fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2);
+    let mut sum: u32 = words
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Sends them as they are.
+fn send(from: &Namespace, to: SocketAddrV4, datagrams: &[Vec<u8>]) -> Result<()> {
     let raw = from.run(|| {
         socket(
             AddressFamily::Inet,
@@ -193,6 +261,8 @@ fn send(from: &Namespace, to: SocketAddrV4, datagram: &[u8]) -> Result<()> {
         )
     })??;
     let to = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
-    sendto(raw.as_raw_fd(), datagram, &to, MsgFlags::empty())?;
+    for datagram in datagrams {
+        sendto(raw.as_raw_fd(), datagram, &to, MsgFlags::empty())?;
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `ocserv_common::inner`.
 
-use ocserv_common::inner::{INNER_HEAD, Inner, InnerHead, is_congested};
+use ocserv_common::inner::{Checksum, INNER_HEAD, Inner, InnerHead, is_congested};
 use ocserv_common::ip::IpHeader;
 use ocserv_common::kernel::address;
 use proptest::prelude::*;
@@ -44,23 +44,27 @@ fn transport(is_ipv4: bool, protocol: u8, checksum: impl Fn(u16) -> u16) -> Vec<
     }
 }
 
-fn is_open(packet: &[u8], is_local: bool) -> bool {
-    parse(packet)
-        .unwrap()
-        .checksum_may_be_open(&head(packet), is_local)
+fn look(packet: &[u8], is_local: bool) -> Checksum {
+    parse(packet).unwrap().checksum(&head(packet), is_local)
 }
 
 #[test]
 fn a_pseudo_sum_is_taken_for_an_open_checksum() {
     for is_ipv4 in [true, false] {
         for protocol in [6, 17] {
-            assert!(is_open(&transport(is_ipv4, protocol, |sum| sum), false));
-            assert!(!is_open(&transport(is_ipv4, protocol, |sum| !sum), false));
+            let open = transport(is_ipv4, protocol, |sum| sum);
+            assert_eq!(look(&open, false), Checksum::LooksOpen);
+            let complete = transport(is_ipv4, protocol, |sum| !sum);
+            assert_eq!(look(&complete, false), Checksum::Complete);
         }
         let udp = transport(is_ipv4, 17, |sum| !sum);
-        assert!(is_open(&udp, true), "the host's own UDP may be a tunnel");
+        assert_eq!(
+            look(&udp, true),
+            Checksum::Unknown,
+            "the host's own UDP may be a tunnel"
+        );
         let tcp = transport(is_ipv4, 6, |sum| !sum);
-        assert!(!is_open(&tcp, true));
+        assert_eq!(look(&tcp, true), Checksum::Complete);
     }
 }
 
@@ -71,7 +75,7 @@ fn options_do_not_hide_a_pseudo_sum() {
     tcp[16..18].copy_from_slice(&pseudo.to_be_bytes());
     let mut packet = ipv4(&[1; 40], &tcp);
     packet[9] = 6;
-    assert!(is_open(&packet, false));
+    assert_eq!(look(&packet, false), Checksum::LooksOpen);
 }
 
 #[test]
@@ -79,14 +83,15 @@ fn tunnels_and_unknown_protocols_may_have_open_checksums() {
     for port in [4789_u16, 8472, 6081] {
         let mut packet = transport(true, 17, |sum| !sum);
         packet[22..24].copy_from_slice(&port.to_be_bytes());
-        assert!(is_open(&packet, false), "{port}");
+        assert_eq!(look(&packet, false), Checksum::Unknown, "{port}");
     }
     for protocol in 0..=255 {
-        let known = [1, 6, 17, 50, 58].contains(&protocol);
-        assert_eq!(
-            is_open(&transport(true, protocol, |sum| !sum), false),
-            !known
-        );
+        let expected = match protocol {
+            1 | 6 | 17 | 50 | 58 => Checksum::Complete,
+            _ => Checksum::Unknown,
+        };
+        let packet = transport(true, protocol, |sum| !sum);
+        assert_eq!(look(&packet, false), expected);
     }
 }
 
@@ -95,12 +100,19 @@ fn checksums_of_fragments_are_complete() {
     for word in [0x2000_u16, 0x0001, 0x3fff] {
         let mut packet = transport(true, 17, |sum| sum);
         packet[6..8].copy_from_slice(&word.to_be_bytes());
-        assert!(!is_open(&packet, true), "{word:x}");
+        assert_eq!(look(&packet, true), Checksum::Complete, "{word:x}");
     }
     let mut whole = transport(true, 17, |sum| sum);
     whole[6] = 0x40;
-    assert!(is_open(&whole, false), "DF is no fragment");
-    assert!(is_open(&transport(false, 44, |sum| !sum), false));
+    assert_eq!(
+        look(&whole, false),
+        Checksum::LooksOpen,
+        "DF is no fragment"
+    );
+    assert_eq!(
+        look(&transport(false, 44, |sum| !sum), false),
+        Checksum::Unknown
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ocserv_common::kernel::Counted;
 
-use crate::bed::{Bed, FLOW4, FLOW6, PASS};
+use crate::bed::{Bed, FLOW4, FLOW6, PASS, now_ms};
 use crate::open::{is_delivered, is_left};
 use crate::packets::{Client, MACS, checksum, ethernet, inner, pseudo_header, udp};
 
@@ -150,8 +150,11 @@ fn a_datagram_whose_checksum_a_device_was_to_complete_is_left() {
             packet[at..at + 2].copy_from_slice(&open.to_be_bytes());
             packet
         });
+        let before = now_ms() - 10;
         assert!(form.is_left(&bytes));
         assert_eq!(form.bed.count(Counted::UpForm), 1);
+        let held = form.bed.record().rx_pace.bulk_ms.get();
+        assert!(held >= before, "nothing overtakes it");
     }
 }
 
