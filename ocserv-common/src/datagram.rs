@@ -26,6 +26,11 @@ const IPV4_PLAIN: u8 = 0x45;
 const IPV6_HEADER: usize = 40;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
+/// Of an IPv4 header: more fragments follow.
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// Extension header of IPv6 fragments.
+const FRAGMENT: u8 = 44;
+const FRAGMENT_HEADER: usize = 8;
 /// IPv6 extension headers that are skipped: hop-by-hop options, routing, destination options.
 const SKIPPED: [u8; 3] = [0, 43, 60];
 /// Extension headers that are looked at.
@@ -46,14 +51,14 @@ pub type Head = [u8; HEAD];
 pub enum NotOurs {
     /// Not UDP in IP.
     Other,
-    /// UDP that no program reads: a fragment, an extension header that it does not know, headers
-    /// longer than [`HEAD`], or lengths that do not agree.
+    /// UDP that no program reads: a fragment without its beginning, an extension header that it does not
+    /// know, headers longer than [`HEAD`], or lengths that do not agree.
     Form,
     /// A DTLS record other than application data.
     Control,
 }
 
-/// A frame with one DTLS record of application data that fills its datagram.
+/// A frame with one DTLS record of application data that fills its datagram, or with the beginning of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Where the record's header begins in the frame.
@@ -69,6 +74,8 @@ pub struct Record {
     /// The UDP checksum is only the sum of the pseudo header: the packet came from this machine, and a
     /// device was to complete it. One in 65,536 finished checksums looks the same.
     pub has_open_checksum: bool,
+    /// The frame has the beginning alone, the datagram's first fragment.
+    pub is_fragment: bool,
 }
 
 /// A datagram within a frame.
@@ -80,6 +87,8 @@ struct Datagram {
     tos: u8,
     /// Sum of the words of both addresses.
     addresses: u64,
+    /// What is there is the first fragment.
+    is_fragment: bool,
 }
 
 /// Reads the headers of a frame of `frame_len` bytes, of which `head` has the first. Writes addresses
@@ -123,9 +132,14 @@ fn payload(
     let udp = datagram.udp;
     let udp_len = usize::from(word(head, udp + 4));
     let offset = udp + UDP_HEADER;
-    let fits = udp_len <= datagram.room
+    let present = if datagram.is_fragment {
+        UDP_HEADER + RECORD_HEADER
+    } else {
+        udp_len
+    };
+    let fits = present <= datagram.room
         && udp_len >= UDP_HEADER + RECORD_HEADER
-        && udp + udp_len <= frame_len
+        && udp + present <= frame_len
         && offset + RECORD_HEADER <= HEAD;
     if !fits {
         return Err(NotOurs::Form);
@@ -140,6 +154,7 @@ fn payload(
     let record = record(head, offset, payload, datagram.tos)?;
     Ok(Record {
         has_open_checksum: checksum_is_open(datagram, udp_len, word(head, udp + 6)),
+        is_fragment: datagram.is_fragment,
         ..record
     })
 }
@@ -177,8 +192,9 @@ fn ipv4(head: &Head, start: usize, first: u8, flow: &mut FlowKey) -> Result<Data
     let header_len = usize::from(first & 0x0f) * 4;
     let total_len = usize::from(word(head, start + 2));
     // All of the fragment word but DF.
-    let is_fragment = word(head, start + 6) & 0xbfff != 0;
-    if header_len < IPV4_HEADER || total_len < header_len || is_fragment {
+    let fragment = word(head, start + 6) & 0xbfff;
+    let begins = fragment == 0 || fragment == MORE_FRAGMENTS;
+    if header_len < IPV4_HEADER || total_len < header_len || !begins {
         return Err(NotOurs::Form);
     }
     let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
@@ -190,6 +206,7 @@ fn ipv4(head: &Head, start: usize, first: u8, flow: &mut FlowKey) -> Result<Data
         room: total_len - header_len,
         tos: byte(head, start + 1),
         addresses,
+        is_fragment: fragment != 0,
     })
 }
 
@@ -211,6 +228,15 @@ fn ipv6(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOu
             return Err(NotOurs::Form);
         }
     }
+    let is_fragment = next == FRAGMENT;
+    if is_fragment {
+        let offset = word(head, at + 2) & !7;
+        if offset != 0 {
+            return Err(NotOurs::Form);
+        }
+        next = byte(head, at);
+        at += FRAGMENT_HEADER;
+    }
     if next != UDP {
         return Err(if SKIPPED.contains(&next) {
             NotOurs::Form
@@ -225,6 +251,7 @@ fn ipv6(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOu
         room: end.saturating_sub(at),
         tos: (word(head, start) >> 4) as u8,
         addresses,
+        is_fragment,
     })
 }
 
@@ -248,6 +275,7 @@ fn record(head: &Head, at: usize, payload: usize, tos: u8) -> Result<Record, Not
         length,
         tos,
         has_open_checksum: false,
+        is_fragment: false,
     })
 }
 

@@ -16,6 +16,7 @@ const ICMP: u8 = 1;
 const IGMP: u8 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const FRAGMENT: u8 = 44;
 const ESP: u8 = 50;
 const ICMPV6: u8 = 58;
 /// UDP ports of tunnels whose inner checksum a device may have to complete: VXLAN (two numbers), GENEVE.
@@ -125,10 +126,13 @@ impl Inner {
     /// device sends. `is_local`: this host made the packet; its UDP may be a tunnel of any port.
     #[inline(always)]
     pub fn checksum(&self, head: &InnerHead, is_local: bool) -> Checksum {
-        let is_fragment = self.is_ipv4 && word(head, 6) & 0x3fff != 0;
-        if is_fragment {
-            // Made of a packet whose checksum was complete.
-            return Checksum::Complete;
+        if let Some(protocol) = self.fragment_of(head) {
+            // Made of a packet whose checksum was complete. But it goes the way of the flow's other packets.
+            return match protocol {
+                UDP if is_local => Checksum::Unknown,
+                TCP | UDP | ICMP | ICMPV6 | ESP => Checksum::Complete,
+                _ => Checksum::Unknown,
+            };
         }
         let at = self.header_len;
         match self.protocol {
@@ -137,6 +141,16 @@ impl Inner {
             UDP => self.look_at(head, word(head, at + 6)),
             ICMP | ICMPV6 | ESP => Checksum::Complete,
             _ => Checksum::Unknown,
+        }
+    }
+
+    /// The protocol of the packet that this is a fragment of, if it is one.
+    #[inline(always)]
+    fn fragment_of(&self, head: &InnerHead) -> Option<u8> {
+        if self.is_ipv4 {
+            (word(head, 6) & 0x3fff != 0).then_some(self.protocol)
+        } else {
+            (self.protocol == FRAGMENT).then_some(head[IPV6_HEADER])
         }
     }
 

@@ -58,8 +58,8 @@ pub fn receive<C: Carrier>(frame: &C) -> Step<Way> {
     let record = cpu.record;
     let context = find(cpu, &record)?;
     // A frame with other headers would not be completed as it should. A finished checksum looks so too once
-    // in 65,536 times: those behind it must not overtake it.
-    if record.has_open_checksum && !C::ACCOUNTS_FOR_CHECKSUMS {
+    // in 65,536 times. Those behind it must not overtake it, nor what the stack makes of fragments.
+    if record.is_fragment || record.has_open_checksum && !C::ACCOUNTS_FOR_CHECKSUMS {
         context.shared.rx_pace.leave(context.now_ms);
         return Err(NotOurs::Form.into());
     }
@@ -73,6 +73,7 @@ pub fn receive<C: Carrier>(frame: &C) -> Step<Way> {
     let inner = check_inner(cpu, &context, &record)?;
     let way = way(frame, cpu, &inner, settings);
     if !frame.prepare(&cpu.head, ETHERNET + inner.total_len) {
+        context.shared.rx_pace.leave(context.now_ms);
         return Err(Verdict::Left(Counted::UpRoute));
     }
     commit(&context, &record)?;
@@ -84,10 +85,11 @@ pub fn receive<C: Carrier>(frame: &C) -> Step<Way> {
         ));
     }
     context.shared.rx_pace.taken(context.now_ns, &settings.rx);
-    count(&context, &inner, &way, frame.untagged_ingress(&cpu.head));
+    let device = frame.untagged_ingress(&cpu.head);
     if !frame.strip(cpu, &inner, &way) {
         return Err(Verdict::Drop(Counted::DropFrame));
     }
+    count(&context, &inner, &way, device);
     Ok(way)
 }
 
@@ -236,10 +238,8 @@ fn check_inner(cpu: &mut Cpu, context: &Context, record: &Record) -> Step<Inner>
         return Ok(inner);
     }
     if flags & HAS_NETWORKS == 0 {
-        return match context.state.window().commit(record.sequence) {
-            true => Err(dropped(context, DropReason::Source, Counted::DropSource)),
-            false => Err(dropped(context, DropReason::Replay, Counted::DropReplay)),
-        };
+        commit(context, record)?;
+        return Err(dropped(context, DropReason::Source, Counted::DropSource));
     }
     if maps::network(&cpu.address) == Some(context.slot) {
         return Ok(inner);

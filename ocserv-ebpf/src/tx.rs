@@ -68,6 +68,8 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
     }
     ask_route(cpu, &context, &inner);
     if !skb.fib_lookup(cpu, OUTPUT) {
+        // Too long for the way, or nobody knows the neighbour yet: that may be over for the next one.
+        context.shared.tx_pace.leave(context.now_ms);
         return Err(Verdict::Left(Counted::UpRoute));
     }
     prepare(cpu, &inner);
@@ -108,7 +110,11 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     let inner = Inner::parse(cpu.inner(), len - ETHERNET).ok_or(Verdict::Pass)?;
     let context = find(cpu, &inner).map_err(|_| Verdict::Pass)?;
     check_length_early(&context, &inner, settings)?;
-    if inner.has_options() || inner.checksum(cpu.inner(), false) != Checksum::Complete {
+    let checksum = inner.checksum(cpu.inner(), false);
+    if checksum == Checksum::LooksOpen {
+        context.shared.tx_pace.leave(context.now_ms);
+    }
+    if inner.has_options() || checksum != Checksum::Complete {
         return Err(Verdict::Left(Counted::UpForm));
     }
     ask_route(cpu, &context, &inner);

@@ -70,7 +70,7 @@ fn known_extension_headers_are_skipped() {
         }
         assert_eq!(read(&extended(kind, 5)), Err(NotOurs::Form));
     }
-    for kind in [44, 50, 51, 58, 59, 135] {
+    for kind in [50, 51, 58, 59, 135] {
         assert_eq!(read(&extended(kind, 1)), Err(NotOurs::Other), "{kind}");
     }
 }
@@ -87,17 +87,46 @@ fn an_extension_header_beyond_the_head_is_not_followed() {
 }
 
 #[test]
-fn fragments_are_left_alone() {
-    for word in [0x2000_u16, 0x2001, 0x0001, 0x1fff, 0x6000, 0x8000] {
+fn of_fragments_the_first_is_read() {
+    for word in [0x2001_u16, 0x0001, 0x1fff, 0x8000, 0xa000] {
         let mut bytes = plain4();
         bytes[20..22].copy_from_slice(&word.to_be_bytes());
         assert_eq!(read(&bytes), Err(NotOurs::Form), "{word:x}");
     }
-    for offset in [0, 1, 8] {
+    for word in [0x2000_u16, 0x6000] {
+        let mut bytes = plain4();
+        bytes[20..22].copy_from_slice(&word.to_be_bytes());
+        let whole = read(&plain4()).unwrap();
+        let (record, flow) = read(&bytes).unwrap();
+        assert!(record.is_fragment && !whole.0.is_fragment);
+        assert_eq!(flow, whole.1);
+    }
+    let six = |offset| {
         let mut payload = vec![17, 0, 0, offset, 0, 0, 0, 1];
         payload.extend(udp(&record()));
-        let bytes = frame(&[], &ipv6(44, &payload));
-        assert_eq!(read(&bytes), Err(NotOurs::Other));
+        frame(&[], &ipv6(44, &payload))
+    };
+    for offset in [8, 9, 0xf8] {
+        assert_eq!(read(&six(offset)), Err(NotOurs::Form));
+    }
+    for offset in [0, 1] {
+        let (record, flow) = read(&six(offset)).unwrap();
+        assert!(record.is_fragment);
+        assert_eq!((record.offset, flow), (70, FLOW6));
+    }
+}
+
+#[test]
+fn a_first_fragment_has_the_headers_and_not_all_that_they_tell_of() {
+    const HEADERS: usize = 8 + 13;
+    let datagram = udp(&record());
+    for len in 0..=datagram.len() {
+        let mut bytes = frame(&[], &ipv4(&[], &datagram[..len]));
+        bytes[20..22].copy_from_slice(&0x2000_u16.to_be_bytes());
+        match read(&bytes) {
+            Ok((record, _)) => assert!(len >= HEADERS && record.is_fragment),
+            Err(error) => assert_eq!((error, len < HEADERS), (NotOurs::Form, true)),
+        }
     }
 }
 

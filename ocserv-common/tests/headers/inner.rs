@@ -96,22 +96,34 @@ fn tunnels_and_unknown_protocols_may_have_open_checksums() {
 }
 
 #[test]
-fn checksums_of_fragments_are_complete() {
-    for word in [0x2000_u16, 0x0001, 0x3fff] {
-        let mut packet = transport(true, 17, |sum| sum);
+fn fragments_go_the_way_of_what_they_are_of() {
+    let four = |protocol, word: u16| {
+        let mut packet = transport(true, protocol, |sum| sum);
         packet[6..8].copy_from_slice(&word.to_be_bytes());
-        assert_eq!(look(&packet, true), Checksum::Complete, "{word:x}");
+        packet
+    };
+    let six = |protocol| {
+        let mut packet = transport(false, 44, |sum| !sum);
+        packet[40] = protocol;
+        packet
+    };
+    for word in [0x2000, 0x0001, 0x3fff] {
+        for protocol in [1, 6, 17, 50, 58] {
+            for packet in [four(protocol, word), six(protocol)] {
+                assert_eq!(look(&packet, false), Checksum::Complete, "{protocol}");
+            }
+        }
+        for (protocol, is_local) in [(17, true), (47, false), (132, false)] {
+            for packet in [four(protocol, word), six(protocol)] {
+                assert_eq!(look(&packet, is_local), Checksum::Unknown, "{protocol}");
+            }
+        }
     }
-    let mut whole = transport(true, 17, |sum| sum);
-    whole[6] = 0x40;
+    let whole = four(17, 0x4000);
     assert_eq!(
         look(&whole, false),
         Checksum::LooksOpen,
         "DF is no fragment"
-    );
-    assert_eq!(
-        look(&transport(false, 44, |sum| !sum), false),
-        Checksum::Unknown
     );
 }
 

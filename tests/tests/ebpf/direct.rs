@@ -3,10 +3,10 @@
 use anyhow::Result;
 use ocserv_common::kernel::Counted;
 
-use crate::bed::{Bed, FLOW4, FLOW6, PASS, Ran, XDP_REDIRECT, client_channel};
+use crate::bed::{Bed, FLOW4, FLOW6, PASS, Ran, XDP_REDIRECT, client_channel, now_ms};
 use crate::net::{HOST_MAC, LAN_MAC, alone, ifindex, ip};
 use crate::open::{is_delivered, is_left};
-use crate::packets::{Client, bare, checksum, ethernet, inner};
+use crate::packets::{self, Client, bare, checksum, ethernet, inner, pseudo_header};
 use crate::seal;
 
 /// The device that frames of the test harness come by: loopback.
@@ -243,6 +243,27 @@ fn other_frames_of_the_lan_are_left() {
             assert!(is_left(&ran, bytes), "{why}");
         }
         assert_eq!(bed.record().channels[0].take_tx_seq(1), Some(1));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn nothing_overtakes_what_looks_as_if_its_checksum_were_open() {
+    alone(|| {
+        let mut bed = bed(FLOW4)?;
+        let (from, to) = ("10.20.0.2".parse()?, "10.9.0.5".parse()?);
+        let mut udp = vec![0x22; 40];
+        let open = !checksum(&pseudo_header(from, to, 17, 40));
+        udp[6..8].copy_from_slice(&open.to_be_bytes());
+        let frame = lan_frame(&packets::ip(from, to, 17, &udp, 0));
+        assert!(is_left(&bed.xdp("xdp_tx", &frame)?, &frame));
+        // As if it had come at this moment, whatever time the test takes.
+        let held = &bed.record().tx_pace.bulk_ms;
+        assert_ne!(held.get(), 0);
+        held.set(now_ms() + 1000);
+        let next = lan_frame(&inner("10.20.0.2", "10.9.0.5", 60));
+        assert!(is_left(&bed.xdp("xdp_tx", &next)?, &next));
         Ok(())
     })
     .unwrap();

@@ -102,16 +102,32 @@ fn options_and_extension_headers_are_skipped() {
 }
 
 #[test]
-fn fragments_are_left() {
+fn fragments_are_left_and_nothing_overtakes_the_first() {
     let mut form = Form::new(FLOW4);
-    for word in [0x2000_u16, 0x2004, 0x0004, 0x8000] {
+    for (word, is_first) in [
+        (0x2000_u16, true),
+        (0x2004, false),
+        (0x0004, false),
+        (0x8000, false),
+    ] {
         let bytes = form.frame(|mut packet| {
             packet[6..8].copy_from_slice(&word.to_be_bytes());
             packet
         });
         assert!(form.is_left(&bytes));
+        let held = &form.bed.record().rx_pace.bulk_ms;
+        assert_eq!(held.get() != 0, is_first, "{word:x}");
+        held.set(0);
     }
     assert_eq!(form.bed.count(Counted::UpForm), 4);
+    let mut form = Form::new(FLOW6);
+    let bytes = form.frame(|packet| {
+        let mut packet = with_extensions(packet, 44, 1);
+        packet[42..44].copy_from_slice(&[0, 1]);
+        packet
+    });
+    assert!(form.is_left(&bytes));
+    assert_ne!(form.bed.record().rx_pace.bulk_ms.get(), 0);
 }
 
 #[test]

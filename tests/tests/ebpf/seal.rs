@@ -169,8 +169,11 @@ fn what_has_no_way_to_the_client_is_left() {
     alone(|| {
         let mut bed = bed_towards(("203.0.113.1:4000", FLOW4.1))?;
         let packet = inner("10.20.0.2", "10.9.0.5", 60);
+        let before = now_ms() - 10;
         assert!(is_left(&bed.tc("tc_tx", &packet)?, &packet));
         assert_eq!(bed.count(Counted::UpRoute), 1);
+        let held = bed.record().tx_pace.bulk_ms.get();
+        assert!(held >= before, "nothing overtakes it");
         let stranger = inner("10.20.0.2", "10.9.0.6", 60);
         assert!(is_left(&bed.tc("tc_tx", &stranger)?, &stranger));
         assert_eq!(bed.count(Counted::UpSession), 1);
