@@ -214,6 +214,21 @@ impl Inner {
     }
 }
 
+/// Passes the congestion mark of the outer header on to a whole packet, as [`Inner::mark_congestion`] does to
+/// the first bytes of one. `false`: it cannot carry it, and must be dropped.
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
+    let len = packet.len();
+    let mut head = [0; INNER_HEAD];
+    for (to, from) in head.iter_mut().zip(&*packet) {
+        *to = *from;
+    }
+    let marked = Inner::parse(&head, len).is_some_and(|inner| inner.mark_congestion(&mut head));
+    for (to, from) in packet.iter_mut().zip(&head) {
+        *to = *from;
+    }
+    marked
+}
+
 /// Whether an outer TOS byte says that a router on the way was congested.
 #[inline(always)]
 pub fn is_congested(tos: u8) -> bool {

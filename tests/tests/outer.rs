@@ -1,7 +1,10 @@
 //! Outside the tunnel: address families, listening addresses, DTLS ciphers, kinds of clients.
 
-use ocserv_tests::bed::{GATEWAY4, GATEWAY6, PORT, USER};
-use ocserv_tests::{Config, Login, Server, scenario, scenario_with_clients, traffic};
+use anyhow::ensure;
+use ocserv_tests::bed::{GATEWAY4, GATEWAY6, LAN4, LAN6, PORT, USER};
+use ocserv_tests::{
+    Bed, Config, Login, Server, datapath, scenario, scenario_with_clients, traffic,
+};
 
 /// The row of `show users` for the one user.
 fn row(server: &Server) -> anyhow::Result<String> {
@@ -115,4 +118,78 @@ fn no_udp_for_a_user_is_tls_only() {
         assert!(row.contains("(no-dtls)"), "{row}");
         Ok(())
     });
+}
+
+/// Marks what the client sends by UDP, as a congested router would if the client had copied the TOS of
+/// inner packets.
+fn mark(bed: &Bed) -> anyhow::Result<()> {
+    bed.client(0).nft(&format!(
+        "table inet oxc_mark {{
+            chain output {{ type filter hook output priority 0;
+                udp dport {PORT} ip ecn set ce;
+                udp dport {PORT} ip6 ecn set ce;
+            }}
+        }}"
+    ))
+}
+
+/// Counts what reaches the lan marked, and what reaches it without.
+fn count_marks(bed: &Bed) -> anyhow::Result<()> {
+    bed.lan().nft(
+        "table inet oxc_count {
+            counter marked { }
+            counter unmarked { }
+            chain input { type filter hook input priority 0;
+                icmp type echo-request ip ecn ce counter name marked accept;
+                icmpv6 type echo-request ip6 ecn ce counter name marked accept;
+                icmp type echo-request counter name unmarked;
+                icmpv6 type echo-request counter name unmarked;
+            }
+        }",
+    )
+}
+
+/// RFC 6040 §4.2: an outer mark goes on to inner packets that can carry it; others are dropped.
+fn congestion_is_passed_on(xdp: &str, gateway: &str) {
+    const PINGS: &str = "10";
+    scenario(|bed| {
+        let config = Config::new(bed)
+            .set("xdp", xdp)
+            .set("xdp-max-record", "1530");
+        let server = datapath::start(bed, &config)?;
+        let client = Login::new().to_address(gateway).connect_dtls(bed)?;
+        if xdp != "off" {
+            datapath::wait_in_kernel(&server, &client)?;
+        }
+        mark(bed)?;
+        count_marks(bed)?;
+        let ping = |to, tos| {
+            let words = ["-n", "-q", "-c", PINGS, "-i0.01", "-W1", "-Q", tos, to];
+            client.namespace().output("ping", &words).map(drop)
+        };
+        let counted = |name| datapath::counted(bed.lan(), "inet oxc_count", name);
+        for (number, to) in (1..).zip([LAN4, LAN6]) {
+            for tos in ["2", "0"] {
+                ping(to, tos)?;
+                let found = (counted("marked")?, counted("unmarked")?);
+                ensure!(found == (number * 10, 0), "{found:?} to {to} with {tos}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn congestion_is_passed_on_in_user_space() {
+    congestion_is_passed_on("off", GATEWAY4);
+}
+
+#[test]
+fn congestion_is_passed_on_in_user_space_over_ipv6() {
+    congestion_is_passed_on("off", GATEWAY6);
+}
+
+#[test]
+fn congestion_is_passed_on_in_the_kernel() {
+    congestion_is_passed_on("auto", GATEWAY4);
 }

@@ -1,6 +1,6 @@
 //! `ocserv_common::inner`.
 
-use ocserv_common::inner::{Checksum, INNER_HEAD, Inner, InnerHead, is_congested};
+use ocserv_common::inner::{Checksum, INNER_HEAD, Inner, InnerHead, is_congested, mark_congestion};
 use ocserv_common::ip::IpHeader;
 use ocserv_common::kernel::address;
 use proptest::prelude::*;
@@ -204,6 +204,34 @@ proptest! {
         packet[8] = ttl;
         packet[10..12].copy_from_slice(&changed[10..12]);
         prop_assert_eq!(changed, head(&packet));
+    }
+
+    #[test]
+    fn a_packet_of_any_length_is_marked_as_its_head_is(
+        is_ipv4 in any::<bool>(),
+        class in any::<u8>(),
+        len in 0_usize..200,
+    ) {
+        let mut packet = if is_ipv4 {
+            ipv4(&[], &vec![7; len])
+        } else {
+            ipv6(17, &vec![7; len])
+        };
+        packet[1] = class;
+        let mut expected = head(&packet);
+        let marked = parse(&packet).unwrap().mark_congestion(&mut expected);
+        let before = packet.clone();
+        prop_assert_eq!(mark_congestion(&mut packet), marked);
+        let looked_at = packet.len().min(INNER_HEAD);
+        prop_assert_eq!(&packet[..looked_at], &expected[..looked_at]);
+        prop_assert_eq!(&packet[looked_at..], &before[looked_at..]);
+    }
+
+    #[test]
+    fn what_is_no_packet_cannot_be_marked(mut bytes in proptest::collection::vec(any::<u8>(), 0..19)) {
+        let before = bytes.clone();
+        prop_assert!(!mark_congestion(&mut bytes));
+        prop_assert_eq!(bytes, before);
     }
 
     #[test]

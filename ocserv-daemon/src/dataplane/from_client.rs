@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ocserv_common::inner::{is_congested, mark_congestion};
 use ocserv_common::ip::IpHeader;
 use ocserv_common::session::DropReason;
 use ocserv_proto::Now;
@@ -34,13 +35,21 @@ const MAX_CANDIDATES: usize = 8;
 /// and each costs more than the records of sessions do.
 pub(super) const TRIES_PER_SECOND: u64 = 2000;
 
-/// One received record and what is needed to deliver it.
-struct Inbound<'a> {
+/// Where a record was received.
+#[derive(Clone, Copy)]
+struct Origin {
     now: Now,
     flow: Flow,
     /// Number of its datagram in the batch, and where that begins in memory.
     datagram: usize,
     base: usize,
+    /// A router on the way was congested.
+    is_congested: bool,
+}
+
+/// One received record and what is needed to deliver it.
+struct Inbound<'a> {
+    origin: Origin,
     out: &'a mut Output,
     deliver: &'a mut Vec<Delivery>,
     scratch: &'a mut Vec<u8>,
@@ -68,7 +77,16 @@ impl Worker {
                 Some(header) if is_handshake(&header) => {
                     self.pass_handshake(now, flow, datagram.bytes);
                 }
-                Some(_) => self.open_datagram(now, flow, index, datagram.bytes),
+                Some(_) => {
+                    let origin = Origin {
+                        now,
+                        flow,
+                        datagram: index,
+                        base: datagram.bytes.as_ptr() as usize,
+                        is_congested: is_congested(datagram.tos),
+                    };
+                    self.open_datagram(origin, datagram.bytes);
+                }
             }
             // Merged datagrams may be more than there is room for answers.
             if index % BATCH == BATCH - 1 {
@@ -120,8 +138,8 @@ impl Worker {
 
     /// Opens the records of a datagram, up to the first that does not open: clients send one in
     /// each, and a stranger must not make more work by sending many.
-    fn open_datagram(&mut self, now: Now, flow: Flow, datagram: usize, bytes: &mut [u8]) {
-        let base = bytes.as_ptr() as usize;
+    fn open_datagram(&mut self, origin: Origin, bytes: &mut [u8]) {
+        let Origin { now, flow, .. } = origin;
         let mut rest = bytes;
         let mut first = true;
         while let Some((_, record, tail)) = split_record(rest) {
@@ -135,10 +153,7 @@ impl Worker {
                 ..
             } = self;
             let mut inbound = Inbound {
-                now,
-                flow,
-                datagram,
-                base,
+                origin,
                 out,
                 deliver,
                 scratch,
@@ -150,8 +165,7 @@ impl Worker {
             let opened = match known.and_then(|session| inbound.open_known(session, record)) {
                 Some(opened) => opened,
                 None => {
-                    let moved =
-                        first && self.open_from_elsewhere(now, flow, (datagram, base), record);
+                    let moved = first && self.open_from_elsewhere(origin, record);
                     self.strays.unknown += u64::from(!moved);
                     moved
                 }
@@ -164,13 +178,8 @@ impl Worker {
     }
 
     /// Tries the sessions that were heard from the sender's IP. Whether one took the record.
-    fn open_from_elsewhere(
-        &mut self,
-        now: Now,
-        flow: Flow,
-        (datagram, base): (usize, usize),
-        record: &mut [u8],
-    ) -> bool {
+    fn open_from_elsewhere(&mut self, origin: Origin, record: &mut [u8]) -> bool {
+        let Origin { now, flow, .. } = origin;
         let Self {
             table,
             tries,
@@ -189,10 +198,7 @@ impl Worker {
             return false;
         }
         let mut inbound = Inbound {
-            now,
-            flow,
-            datagram,
-            base,
+            origin,
             out,
             deliver,
             scratch,
@@ -236,7 +242,7 @@ impl Inbound<'_> {
     fn open_known(&mut self, session: &Session, record: &mut [u8]) -> Option<bool> {
         let mut failure = None;
         let taken = session.each_channel(|channel| {
-            if channel.flow() != self.flow {
+            if channel.flow() != self.origin.flow {
                 return None;
             }
             match failure {
@@ -292,20 +298,23 @@ impl Inbound<'_> {
         let window = session.record(channel).window();
         let opened = channel.crypto.open(record, window)?;
         if moves {
-            session.move_channel(channel, self.flow, self.now);
+            session.move_channel(channel, self.origin.flow, self.origin.now);
         }
-        shared.last_udp_rx_secs.set(self.now.as_secs());
+        shared.last_udp_rx_secs.set(self.origin.now.as_secs());
         self.receive(session, channel, opened);
         Ok(())
     }
 
     fn receive(&mut self, session: &Session, channel: &Channel, opened: Opened<'_>) {
-        match DtlsControl::received(session.live(channel), self.now, opened) {
+        let Origin { now, base, .. } = self.origin;
+        match DtlsControl::received(session.live(channel), now, opened) {
             DtlsInput::Packet(packet) => {
-                let start = (packet.as_ptr() as usize).wrapping_sub(self.base);
-                if let Some(len) = check_inner(session, self.now, packet) {
+                let start = (packet.as_ptr() as usize).wrapping_sub(base);
+                if self.origin.is_congested && !mark_congestion(packet) {
+                    session.shared().count_drop(DropReason::Malformed);
+                } else if let Some(len) = check_inner(session, now, packet) {
                     self.deliver.push(Delivery {
-                        index: self.datagram,
+                        index: self.origin.datagram,
                         range: start..start.saturating_add(len),
                         slot: session.slot(),
                     });

@@ -85,6 +85,8 @@ pub(super) struct Told {
     pub(super) local: Option<IpAddr>,
     /// Length of the datagrams in this message, if it holds several.
     pub(super) segment: Option<NonZeroUsize>,
+    /// TOS or traffic class.
+    pub(super) tos: u8,
 }
 
 /// Reads received control messages. `None`: one is not as the kernel writes them.
@@ -105,6 +107,9 @@ pub(super) fn read_control(control: &[u8]) -> Option<Told> {
                 let octets: [u8; 16] = data.get(..16)?.try_into().ok()?;
                 told.local = Some(canonical(Ipv6Addr::from(octets)));
             }
+            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                told.tos = read_tos(data)?;
+            }
             (libc::SOL_UDP, libc::UDP_GRO) => told.segment = Some(read_segment(data)?),
             _ => {}
         }
@@ -112,6 +117,15 @@ pub(super) fn read_control(control: &[u8]) -> Option<Told> {
         rest = rest.get(aligned(len)..).unwrap_or_default();
     }
     Some(told)
+}
+
+/// A byte of IPv4, an int of IPv6.
+fn read_tos(data: &[u8]) -> Option<u8> {
+    match *data {
+        [tos] => Some(tos),
+        [a, b, c, d] => u8::try_from(i32::from_ne_bytes([a, b, c, d])).ok(),
+        _ => None,
+    }
 }
 
 /// The kernel writes an int; udp(7) speaks of 16 bits.
@@ -243,6 +257,7 @@ mod tests {
         let told = Told {
             local: Some("192.0.2.7".parse().unwrap()),
             segment: NonZeroUsize::new(1400),
+            tos: 0,
         };
         for behind in [false, true] {
             let as_int = received(&1400i32.to_ne_bytes(), behind);
@@ -256,6 +271,24 @@ mod tests {
     fn a_segment_size_that_is_none_spoils_the_message() {
         for segment in [&[0; 4][..], &[0xff; 4], &[0; 2], &[1; 3], &[]] {
             assert_eq!(read_control(&received(segment, true)), None);
+        }
+    }
+
+    #[test]
+    fn tos_and_traffic_class_are_found() {
+        let read = |level, kind, data: &[u8]| {
+            let mut control = Control::EMPTY;
+            let len = append(&mut control, 0, level, kind, data);
+            read_control(&control.0[..len]).map(|told| told.tos)
+        };
+        assert_eq!(read(libc::IPPROTO_IP, libc::IP_TOS, &[0xbb]), Some(0xbb));
+        let class = 0xbb_i32.to_ne_bytes();
+        assert_eq!(
+            read(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &class),
+            Some(0xbb)
+        );
+        for broken in [&[][..], &[1, 2], &[0xff; 4]] {
+            assert_eq!(read(libc::IPPROTO_IP, libc::IP_TOS, broken), None);
         }
     }
 

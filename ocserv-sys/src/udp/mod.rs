@@ -96,7 +96,7 @@ pub struct UdpPort {
 }
 
 impl UdpPort {
-    /// Makes a bound socket ready for batches: non-blocking, local addresses reported, datagrams of
+    /// Makes a bound socket ready for batches: non-blocking, local addresses and TOS reported, datagrams of
     /// a flow merged where the kernel can.
     ///
     /// # Errors
@@ -112,7 +112,10 @@ impl UdpPort {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         } else {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            message::set_int_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }
+        // IPv4 comes by sockets of both families.
+        message::set_int_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
         set_path_mtu(&socket, local.is_ipv4(), path_mtu)?;
         // A kernel that does not know the option would send a run as one datagram.
         let cuts_runs = set_udp_option(&socket, libc::UDP_SEGMENT, 0).is_ok();

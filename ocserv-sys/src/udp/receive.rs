@@ -42,6 +42,7 @@ struct Found {
     len: usize,
     peer: SocketAddr,
     local: SocketAddr,
+    tos: u8,
     /// The first of its message.
     first: bool,
 }
@@ -50,6 +51,7 @@ struct Found {
 struct Message {
     peer: SocketAddr,
     local: SocketAddr,
+    tos: u8,
     len: usize,
     segment: usize,
     count: usize,
@@ -62,6 +64,8 @@ pub struct Received<'a> {
     pub peer: SocketAddr,
     /// Where it was sent to.
     pub local: SocketAddr,
+    /// Its TOS or traffic class; 0 where the kernel does not tell.
+    pub tos: u8,
     /// Its bytes; writable, for decryption in place.
     pub bytes: &'a mut [u8],
 }
@@ -120,6 +124,7 @@ impl RxBatch {
         Received {
             peer: found.peer,
             local: found.local,
+            tos: found.tos,
             bytes: &mut self.storage[found.start..found.start + found.len],
         }
     }
@@ -239,7 +244,11 @@ impl RxBatch {
         let control = self.controls[index]
             .0
             .get(..header.msg_hdr.msg_controllen)?;
-        let Told { local, segment } = read_control(control)?;
+        let Told {
+            local,
+            segment,
+            tos,
+        } = read_control(control)?;
         let len = (header.msg_len as usize).min(self.message_len());
         let segment = segment.map_or(len, NonZeroUsize::get);
         // One of no bytes is a datagram too.
@@ -247,6 +256,7 @@ impl RxBatch {
         (count <= MAX_SEGMENTS).then_some(Message {
             peer,
             local: SocketAddr::new(local?, bound.port()),
+            tos,
             len,
             segment,
             count,
@@ -268,6 +278,7 @@ impl RxBatch {
                 len,
                 peer: message.peer,
                 local: message.local,
+                tos: message.tos,
                 first: number == 0,
             });
         }

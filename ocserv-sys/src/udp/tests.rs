@@ -116,6 +116,7 @@ fn a_batch_arrives_with_both_addresses() {
         assert_eq!(datagram.bytes, b"three");
         assert_eq!(datagram.local, target);
         assert_eq!(datagram.peer, client.local_addr());
+        assert_eq!(datagram.tos, 0x10);
         assert_eq!(server.recv_batch(&mut received).unwrap(), 0);
 
         let back = Destination {
@@ -228,8 +229,14 @@ fn runs_arrive_as_the_datagrams_that_they_were_made_of() {
         wait(&server);
         let first = server.recv_batch(&mut received).unwrap();
         for (index, wanted) in sent.iter().enumerate().take(first) {
-            let Received { peer, local, bytes } = received.datagram(index);
+            let Received {
+                peer,
+                local,
+                tos,
+                bytes,
+            } = received.datagram(index);
             assert_eq!((peer, local), (client.local_addr(), server.local_addr()));
+            assert_eq!(tos, 8);
             assert_eq!(bytes, wanted);
         }
         assert_eq!(first > 2, merging);
