@@ -30,6 +30,8 @@ pub enum Tag {
     Probe(u32),
     /// A DPD request that tries whether its size passes.
     SizeProbe(u32),
+    /// The short DPD request beside it.
+    SmallProbe(u32),
     /// Nobody asks for it again.
     Lost,
 }
@@ -44,7 +46,8 @@ impl Tag {
             Self::Response(value) => (1, value),
             Self::Probe(value) => (2, value),
             Self::SizeProbe(value) => (3, value),
-            Self::Lost => (4, 0),
+            Self::SmallProbe(value) => (4, value),
+            Self::Lost => (5, 0),
         };
         (kind << KIND_SHIFT) | (value & VALUE_MASK)
     }
@@ -56,6 +59,7 @@ impl Tag {
             1 => Self::Response(value),
             2 => Self::Probe(value),
             3 => Self::SizeProbe(value),
+            4 => Self::SmallProbe(value),
             _ => Self::Lost,
         }
     }
@@ -148,6 +152,11 @@ impl Output {
         };
         buffer.copy_from_slice(bytes);
         batch.commit(bytes.len(), &destination(flow, None), Tag::Lost.encode());
+    }
+
+    /// Whether each port's batch has room for so many datagrams.
+    pub fn has_room(&self, count: usize) -> bool {
+        self.batches.iter().all(|batch| batch.room() >= count)
     }
 
     fn batch_for(&mut self, flow: &Flow) -> Option<&mut TxBatch> {
@@ -260,6 +269,7 @@ mod tests {
             Tag::Response(70_000),
             Tag::Probe(0),
             Tag::SizeProbe(1),
+            Tag::SmallProbe(2),
             Tag::Lost,
         ] {
             assert_eq!(Tag::decode(tag.encode()), tag);

@@ -287,7 +287,7 @@ pub mod tests {
         }
     }
 
-    fn crypto(epoch: u16) -> DtlsChannel {
+    pub fn crypto(epoch: u16) -> DtlsChannel {
         let bytes = |len| Secret::new(vec![1; len]);
         let keys = ChannelKeys {
             cipher: Cipher::Aes128Gcm,

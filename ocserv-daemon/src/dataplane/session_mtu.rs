@@ -100,7 +100,7 @@ impl SessionMtu {
         }
     }
 
-    /// Another packet asks for an answer.
+    /// Another packet asks for an answer, or the probe was not sent.
     pub fn forget_probe(&self) {
         self.with(|search| search.path.forget_probe());
     }

@@ -17,7 +17,7 @@ use super::icmp::{self, TooBig};
 use super::output::{NotSealed, Tag};
 use super::session::Session;
 use super::table::SessionTable;
-use super::worker::{Worker, too_long_for_path};
+use super::worker::{Worker, not_sent, too_long_for_path};
 use super::{BATCH, clock};
 use crate::costs::Direction;
 use crate::ipc::ids::{GateId, Slot};
@@ -125,7 +125,7 @@ impl Worker {
                         session.shared().count_drop(DropReason::QueueFull);
                     }
                 }
-                _ => self.strays.unsent += 1,
+                other => not_sent(&self.table, &mut self.strays, *other),
             }
         }
         while let Some(tag) = self.out.next_too_long() {

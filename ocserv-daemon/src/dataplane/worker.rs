@@ -32,6 +32,8 @@ use crate::ipc::packet::MAX_FRAME;
 
 /// Timers of sessions are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
+/// Most requests to one session in a tick: two channels may be silent, and two go for a size.
+const PER_TICK: usize = 4;
 /// "Packet too big" messages a second and thread.
 const ICMP_PER_SECOND: u64 = 200;
 
@@ -269,6 +271,7 @@ impl Worker {
             id,
             threads,
             reports,
+            strays,
             ..
         } = self;
         let own = table
@@ -277,33 +280,11 @@ impl Worker {
         for session in own {
             session.retire_previous(now);
             tell_moves(session, reports);
-            session.each_channel(|channel| {
-                let live = session.live(channel);
-                match channel.control.handle_timeout(live, now) {
-                    DtlsTimer::SendDpd => {
-                        session.mtu.forget_probe();
-                        let len = session.mtu.get().into();
-                        probe(out, session, channel, len, Tag::Probe(session.slot()));
-                    }
-                    DtlsTimer::Inactive => {
-                        tracing::debug!(slot = session.slot(), "DTLS is silent: using CSTP");
-                    }
-                    DtlsTimer::Nothing => {}
-                }
-                None::<()>
-            });
-            session.with_sending(now, |channel| {
-                let heard = last_heard(session.live(channel));
-                let sent = session.shared().tx_bytes.get();
-                let Some(size) = session.mtu.probe(now, heard, sent) else {
-                    return;
-                };
-                let tag = Tag::SizeProbe(session.slot());
-                probe(out, session, channel, size.len, tag);
-                if size.with_small {
-                    probe(out, session, channel, 1, Tag::Lost);
-                }
-            });
+            if !out.has_room(PER_TICK) {
+                flush_control(out, table, strays, now);
+            }
+            probe_life(out, session, now);
+            probe_size(out, session, now);
             if let Some(mtu) = session.mtu.news()
                 && reports.try_send(Report::Mtu(session.slot(), mtu)).is_ok()
             {
@@ -338,15 +319,29 @@ impl Worker {
     /// Sends the control packets of this batch. Those too long for the path go again with one byte
     /// (protocol.md 9).
     pub(super) fn flush_control(&mut self, now: Now) {
-        let Self {
-            out, table, strays, ..
-        } = self;
-        out.flush();
-        strays.unsent += out.lost().len() as u64;
-        while let Some(tag) = out.next_too_long() {
-            too_long_for_path(out, table, now, tag);
-        }
-        out.flush();
+        flush_control(&mut self.out, &self.table, &mut self.strays, now);
+    }
+}
+
+fn flush_control(out: &mut Output, table: &SessionTable, strays: &mut Strays, now: Now) {
+    out.flush();
+    for tag in out.lost() {
+        not_sent(table, strays, *tag);
+    }
+    while let Some(tag) = out.next_too_long() {
+        too_long_for_path(out, table, now, tag);
+    }
+    out.flush();
+}
+
+/// Counts a control packet that did not leave. A request about a size does not count as one then: that
+/// no answer comes says nothing about the path.
+pub(super) fn not_sent(table: &SessionTable, strays: &mut Strays, tag: Tag) {
+    strays.unsent += 1;
+    if let Tag::SizeProbe(slot) | Tag::SmallProbe(slot) = tag
+        && let Some(session) = table.by_slot(slot)
+    {
+        session.mtu.forget_probe();
     }
 }
 
@@ -362,7 +357,7 @@ pub(super) fn too_long_for_path(out: &mut Output, table: &SessionTable, now: Now
             }
             return;
         }
-        Tag::Packet(_) | Tag::Lost => return,
+        Tag::Packet(_) | Tag::SmallProbe(_) | Tag::Lost => return,
     };
     if let Some(session) = table.by_slot(slot) {
         session.with_sending(now, |channel| {
@@ -371,11 +366,51 @@ pub(super) fn too_long_for_path(out: &mut Output, table: &SessionTable, now: Now
     }
 }
 
-/// Asks for a sign of life with a packet of full size, or of another size that is to be tried
-/// (protocol.md 9, 10).
-fn probe(out: &mut Output, session: &Session, channel: &Channel, len: usize, tag: Tag) {
+/// Asks silent channels for a sign of life with a packet of full size (protocol.md 10).
+fn probe_life(out: &mut Output, session: &Session, now: Now) {
+    session.each_channel(|channel| {
+        let live = session.live(channel);
+        match channel.control.handle_timeout(live, now) {
+            DtlsTimer::SendDpd => {
+                session.mtu.forget_probe();
+                let len = session.mtu.get().into();
+                if !request(out, session, channel, len, Tag::Probe(session.slot())) {
+                    channel.control.probe_not_sent();
+                }
+            }
+            DtlsTimer::Inactive => {
+                tracing::debug!(slot = session.slot(), "DTLS is silent: using CSTP");
+            }
+            DtlsTimer::Nothing => {}
+        }
+        None::<()>
+    });
+}
+
+/// Asks with a packet of the size that is to be tried (protocol.md 9).
+fn probe_size(out: &mut Output, session: &Session, now: Now) {
+    session.with_sending(now, |channel| {
+        let heard = last_heard(session.live(channel));
+        let went = session.shared().tx_bytes.get();
+        let Some(size) = session.mtu.probe(now, heard, went) else {
+            return;
+        };
+        let slot = session.slot();
+        let sent = request(out, session, channel, size.len, Tag::SizeProbe(slot))
+            && (!size.with_small || request(out, session, channel, 1, Tag::SmallProbe(slot)));
+        if !sent {
+            session.mtu.forget_probe();
+        }
+    });
+}
+
+/// Puts a DPD request with `len` bytes into the batch. `false`: it cannot be sent now.
+fn request(out: &mut Output, session: &Session, channel: &Channel, len: usize, tag: Tag) -> bool {
     static ZEROES: [u8; MAX_DATAGRAM] = [0; MAX_DATAGRAM];
     let payload = ZEROES.get(..len).unwrap_or(&ZEROES[..1]);
-    // When the batch is full the next tick of the timer asks again.
-    let _ = out.seal(session, channel, PacketType::DpdRequest, payload, tag);
+    out.seal(session, channel, PacketType::DpdRequest, payload, tag)
+        .is_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,6 +157,11 @@ impl DtlsControl {
         DtlsTimer::SendDpd
     }
 
+    /// The probe that [`Self::handle_timeout`] asked for was not sent: the next call asks again.
+    pub fn probe_not_sent(&self) {
+        self.last_probe_ms.store(0, Ordering::Relaxed);
+    }
+
     /// First probe after two intervals of silence, then each half interval.
     fn next_probe(&self, last_rx: Now) -> Now {
         let last_probe = Duration::from_millis(self.last_probe_ms.load(Ordering::Relaxed));
@@ -304,6 +309,8 @@ mod tests {
         channel.data(100, &[7]);
         assert_eq!(channel.poll_timeout(), Some(secs(120)));
         assert_eq!(channel.handle_timeout(119), DtlsTimer::Nothing);
+        assert_eq!(channel.handle_timeout(120), DtlsTimer::SendDpd);
+        channel.control.probe_not_sent();
         assert_eq!(channel.handle_timeout(120), DtlsTimer::SendDpd);
         assert_eq!(channel.handle_timeout(120), DtlsTimer::Nothing);
         assert_eq!(channel.poll_timeout(), Some(secs(125)));

@@ -136,8 +136,8 @@ impl PathMtu {
         self.probe.is_some_and(|probe| probe.awaited > 1)
     }
 
-    /// Another packet is on its way that the client answers likewise: an answer does not tell any
-    /// more which size passed, so the probe counts as not sent.
+    /// The probe counts as not sent: it was not, or another packet is on its way that the client
+    /// answers likewise, so that an answer does not tell any more which size passed.
     pub fn forget_probe(&mut self) {
         self.probe = None;
     }

@@ -107,6 +107,11 @@ impl TxBatch {
         self.lens.is_empty()
     }
 
+    /// Number of datagrams that there is still room for.
+    pub fn room(&self) -> usize {
+        self.capacity - self.lens.len()
+    }
+
     /// The next free buffer, to be written and then [committed](Self::commit). `None`: full.
     pub fn buffer(&mut self) -> Option<&mut [u8]> {
         let index = self.lens.len();
