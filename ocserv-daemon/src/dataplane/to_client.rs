@@ -17,7 +17,7 @@ use super::icmp::{self, TooBig};
 use super::output::{NotSealed, Tag};
 use super::session::Session;
 use super::table::SessionTable;
-use super::worker::{Worker, not_sent, too_long_for_path};
+use super::worker::{Worker, flush_shortened, not_sent, too_long_for_path};
 use super::{BATCH, clock};
 use crate::costs::Direction;
 use crate::ipc::ids::{GateId, Slot};
@@ -116,7 +116,7 @@ impl Worker {
     }
 
     /// Sends the records. Packets too long for the path go by CSTP (protocol.md 7).
-    fn flush_records(&mut self, now: Now, batch: &PacketBatch) {
+    pub(super) fn flush_records(&mut self, now: Now, batch: &PacketBatch) {
         self.out.flush();
         for tag in self.out.lost() {
             match tag {
@@ -137,10 +137,15 @@ impl Worker {
                         self.by_cstp.push(item(session, index));
                     }
                 }
-                other => too_long_for_path(&mut self.out, &self.table, now, other),
+                other => {
+                    let Self {
+                        out, table, strays, ..
+                    } = self;
+                    too_long_for_path(out, table, strays, now, other);
+                }
             }
         }
-        self.out.flush();
+        flush_shortened(&mut self.out, &self.table, &mut self.strays);
     }
 
     /// Sends the packets that go by CSTP to their gates, in one call a gate. Those of one session that

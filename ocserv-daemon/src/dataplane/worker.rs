@@ -20,7 +20,7 @@ use super::from_client::{TRIES_PER_SECOND, tell_moves};
 use super::limit::RateLimit;
 use super::mailbox::{Inbox, Report, Update};
 use super::meter::Meter;
-use super::output::{Output, Tag};
+use super::output::{NotSealed, Output, Tag};
 use super::pending::{EarlyHellos, PendingHandshakes};
 use super::session::Session;
 use super::table::SessionTable;
@@ -52,7 +52,7 @@ pub struct Strays {
     pub foreign: u64,
     /// Packets that the tun device did not take.
     pub tun: u64,
-    /// Control packets and handshakes that the UDP sockets did not take.
+    /// Control packets and handshakes that the UDP sockets did not take, unless one byte went instead.
     pub unsent: u64,
 }
 
@@ -329,9 +329,20 @@ fn flush_control(out: &mut Output, table: &SessionTable, strays: &mut Strays, no
         not_sent(table, strays, *tag);
     }
     while let Some(tag) = out.next_too_long() {
-        too_long_for_path(out, table, now, tag);
+        too_long_for_path(out, table, strays, now, tag);
     }
+    flush_shortened(out, table, strays);
+}
+
+/// Sends what [`too_long_for_path`] made. Nothing of it is tried a third time.
+pub(super) fn flush_shortened(out: &mut Output, table: &SessionTable, strays: &mut Strays) {
     out.flush();
+    for tag in out.lost() {
+        not_sent(table, strays, *tag);
+    }
+    while let Some(tag) = out.next_too_long() {
+        not_sent(table, strays, tag);
+    }
 }
 
 /// Counts a control packet that did not leave. A request about a size does not count as one then: that
@@ -347,7 +358,13 @@ pub(super) fn not_sent(table: &SessionTable, strays: &mut Strays, tag: Tag) {
 
 /// Sends a control packet again with one byte, after it proved too long, unless that is what it was
 /// to find out.
-pub(super) fn too_long_for_path(out: &mut Output, table: &SessionTable, now: Now, tag: Tag) {
+pub(super) fn too_long_for_path(
+    out: &mut Output,
+    table: &SessionTable,
+    strays: &mut Strays,
+    now: Now,
+    tag: Tag,
+) {
     let (slot, kind) = match tag {
         Tag::Response(slot) => (slot, PacketType::DpdResponse),
         Tag::Probe(slot) => (slot, PacketType::DpdRequest),
@@ -357,11 +374,16 @@ pub(super) fn too_long_for_path(out: &mut Output, table: &SessionTable, now: Now
             }
             return;
         }
-        Tag::Packet(_) | Tag::SmallProbe(_) | Tag::Lost => return,
+        Tag::Packet(_) | Tag::SmallProbe(_) | Tag::Lost => {
+            not_sent(table, strays, tag);
+            return;
+        }
     };
     if let Some(session) = table.by_slot(slot) {
         session.with_sending(now, |channel| {
-            let _ = out.seal(session, channel, kind, &[0], Tag::Lost);
+            if let Err(NotSealed::Full) = out.seal(session, channel, kind, &[0], Tag::Lost) {
+                not_sent(table, strays, tag);
+            }
         });
     }
 }

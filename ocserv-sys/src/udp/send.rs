@@ -35,7 +35,8 @@ pub enum Marking {
 pub struct SendReport {
     /// Datagrams that the kernel took.
     pub sent: usize,
-    /// Datagrams lost because the socket or the device was full.
+    /// Datagrams lost because the socket was full, or the kernel had no memory. What a full queue of a
+    /// device drops is not told to a socket without `IP_RECVERR`, so it counts as sent.
     pub full: usize,
     /// Datagrams refused for another reason (no route, firewall).
     pub refused: usize,

@@ -1,7 +1,9 @@
 //! A thread whose sessions are all at one socket on loopback.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 
+use nix::sched::{CloneFlags, unshare};
 use ocserv_proto::dtls::record::RecordHeader;
 use ocserv_sys::shared_map::{Backing, SharedSessions};
 use ocserv_sys::udp::{self, PathMtu};
@@ -189,4 +191,63 @@ fn a_request_that_found_no_room_goes_at_the_next_tick() {
     probe_life(&mut bed.worker.out, &session, at(191));
     bed.worker.flush_control(at(191));
     assert!(full(&bed));
+}
+
+/// Runs `test` in a thread with a network of its own, whose loopback takes 1280 bytes. Needs root.
+fn in_narrow_network(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+        for arguments in ["link set lo up", "link set lo mtu 1280"] {
+            let ip = Command::new("ip").args(arguments.split(' ')).status();
+            assert!(ip.unwrap().success(), "ip {arguments}");
+        }
+        test();
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn an_answer_that_is_lost_after_it_was_shortened_is_counted() {
+    type Flush = fn(&mut Worker);
+    let by_control: Flush = |worker| worker.flush_control(at(20));
+    let by_records: Flush = |worker| worker.flush_records(at(20), &PacketBatch::new(1, 1));
+    for flush in [by_control, by_records] {
+        in_narrow_network(move || {
+            let mut bed = Bed::new();
+            let session = bed.add_session(0);
+            let out = &mut bed.worker.out;
+            let tag = Tag::Response(0);
+            session.each_channel(|channel| {
+                out.seal(
+                    &session,
+                    channel,
+                    PacketType::DpdResponse,
+                    &[0; MTU as usize],
+                    tag,
+                )
+                .ok()
+            });
+            // The socket refuses what goes by the newer channel.
+            bed.add_channel(&session, 1, "127.0.0.1:0".parse().unwrap());
+            hear(&session, at(20));
+            flush(&mut bed.worker);
+            assert_eq!(bed.received(), []);
+            assert_eq!(bed.worker.strays.unsent, 1);
+        });
+    }
+}
+
+#[test]
+fn a_handshake_that_is_too_long_for_the_path_is_counted() {
+    in_narrow_network(|| {
+        let mut bed = Bed::new();
+        let flow = Flow {
+            peer: bed.clients.local_addr().unwrap(),
+            local: bed.worker.out.ports[0].local_addr(),
+        };
+        bed.worker.out.datagram(&flow, &[22; MTU as usize]);
+        bed.worker.flush_control(at(20));
+        assert_eq!(bed.received(), []);
+        assert_eq!(bed.worker.strays.unsent, 1);
+    });
 }
