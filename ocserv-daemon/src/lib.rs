@@ -1,5 +1,6 @@
 //! The gateway: one binary that executes itself by role (supervisor, secmod, gate, dataplane).
 
+mod claims;
 pub mod cli;
 pub mod confine;
 pub mod costs;

@@ -1,7 +1,8 @@
 //! Which session a destination belongs to: longest prefix first.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
+
+use crate::claims::Claims;
 
 /// A network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,14 +62,14 @@ fn mask(ipv4: bool, len: u8) -> u128 {
 pub struct Routes {
     /// Lengths in use, longest first, of IPv4 and IPv6.
     lens: [Vec<u8>; 2],
-    slots: HashMap<Prefix, u32>,
+    claims: Claims<Prefix>,
 }
 
 impl Routes {
-    /// Routes `prefix` to `slot`, whoever had it before: a session that comes back takes over the
-    /// addresses of its predecessor (protocol.md 11).
+    /// Routes `prefix` to `slot`, whoever has it: a session that comes back takes over the addresses
+    /// of its predecessor (protocol.md 11).
     pub fn add(&mut self, prefix: Prefix, slot: u32) {
-        self.slots.insert(prefix, slot);
+        self.claims.claim(prefix, slot);
         let lens = &mut self.lens[usize::from(!prefix.ipv4)];
         if !lens.contains(&prefix.len) {
             lens.push(prefix.len);
@@ -76,11 +77,9 @@ impl Routes {
         }
     }
 
-    /// Removes `prefix`, if it is still routed to `slot`.
+    /// Ends the route of `prefix` to `slot`. Who had it before and still is there has it again.
     pub fn remove(&mut self, prefix: Prefix, slot: u32) {
-        if self.slots.get(&prefix) == Some(&slot) {
-            self.slots.remove(&prefix);
-        }
+        self.claims.release(&prefix, slot);
     }
 
     /// The slot of the longest prefix that `address` lies in.
@@ -93,7 +92,7 @@ impl Routes {
                 network: bits & mask(ipv4, len),
                 len,
             };
-            self.slots.get(&prefix).copied()
+            self.claims.owner(&prefix)
         })
     }
 }
@@ -135,6 +134,20 @@ mod tests {
         assert_eq!(routes.find(ip("10.0.0.1")), Some(2));
         routes.remove(Prefix::host(ip("10.0.0.1")), 2);
         assert_eq!(routes.find(ip("10.0.0.1")), None);
+    }
+
+    #[test]
+    fn a_network_of_two_devices_goes_back_to_the_older_one() {
+        let mut routes = Routes::default();
+        let network = prefix("192.168.7.0", 24);
+        routes.add(prefix("192.168.0.0", 16), 9);
+        routes.add(network, 1);
+        routes.add(network, 2);
+        assert_eq!(routes.find(ip("192.168.7.1")), Some(2));
+        routes.remove(network, 2);
+        assert_eq!(routes.find(ip("192.168.7.1")), Some(1));
+        routes.remove(network, 1);
+        assert_eq!(routes.find(ip("192.168.7.1")), Some(9));
     }
 
     #[test]

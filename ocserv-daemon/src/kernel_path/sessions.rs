@@ -15,6 +15,7 @@ use ocserv_proto::dtls::{ChannelKeys, Cipher};
 use zeroize::Zeroize;
 
 use super::{KernelPath, missing};
+use crate::claims::{Claims, Released};
 use crate::ipc::dataplane::SessionParams;
 
 type FlowBytes = [u8; size_of::<FlowKey>()];
@@ -48,7 +49,30 @@ pub fn fits(params: &SessionParams, keys: &ChannelKeys) -> bool {
 /// What leads to a session.
 struct Addresses {
     leases: Vec<Address>,
-    networks: Vec<Key<Address>>,
+    networks: Vec<Network>,
+}
+
+/// A prefix in the form of the programs; host bits are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Network {
+    len: u32,
+    address: Address,
+}
+
+impl Network {
+    fn new(ip: IpAddr, len: u8) -> Self {
+        let len = prefix_len(ip, len).min(u128::BITS);
+        let mask = u128::MAX.checked_shl(u128::BITS - len).unwrap_or(0);
+        let bits = u128::from_be_bytes(address(ip)) & mask;
+        Self {
+            len,
+            address: bits.to_be_bytes(),
+        }
+    }
+
+    fn key(&self) -> Key<Address> {
+        Key::new(self.len, self.address)
+    }
 }
 
 /// What is in the maps of one session that has keys there. In a box, so that they are wiped where they
@@ -80,6 +104,9 @@ pub(super) struct SessionMaps {
     networks: LpmTrie<MapData, Address, u32>,
     installed: StdMap<u32, Box<Installed>>,
     addresses: StdMap<u32, Addresses>,
+    /// Whose `leases` and `networks` are: there is room for one owner in the maps.
+    lease_claims: Claims<Address>,
+    network_claims: Claims<Network>,
 }
 
 impl SessionMaps {
@@ -91,6 +118,8 @@ impl SessionMaps {
             networks: map("NETWORKS")?.try_into()?,
             installed: StdMap::new(),
             addresses: StdMap::new(),
+            lease_claims: Claims::default(),
+            network_claims: Claims::default(),
         })
     }
 
@@ -122,28 +151,36 @@ impl SessionMaps {
         }
     }
 
-    /// Makes the client's addresses lead to its session, whoever had them before.
+    /// Makes the client's addresses lead to its session, whoever has them.
     fn add_addresses(&mut self, slot: u32, addresses: &Addresses) -> Result<(), MapError> {
         for lease in &addresses.leases {
+            self.lease_claims.claim(*lease, slot);
             self.leases.insert(lease, slot, 0)?;
         }
         for network in &addresses.networks {
-            self.networks.insert(network, slot, 0)?;
+            self.network_claims.claim(*network, slot);
+            self.networks.insert(&network.key(), slot, 0)?;
         }
         Ok(())
     }
 
+    /// Makes them lead to who had them before and still is there, or to nobody. What the maps had no
+    /// room for is not there to remove.
     fn remove_addresses(&mut self, slot: u32, addresses: &Addresses) {
         for lease in &addresses.leases {
-            if self.leases.get(lease, 0).is_ok_and(|owner| owner == slot) {
-                let _ = self.leases.remove(lease);
-            }
+            let _ = match self.lease_claims.release(lease, slot) {
+                Released::Nothing => Ok(()),
+                Released::To(next) => self.leases.insert(lease, next, 0),
+                Released::ToNobody => self.leases.remove(lease),
+            };
         }
         for network in &addresses.networks {
-            let owner = self.networks.get(network, 0);
-            if owner.is_ok_and(|owner| owner == slot) {
-                let _ = self.networks.remove(network);
-            }
+            let key = network.key();
+            let _ = match self.network_claims.release(network, slot) {
+                Released::Nothing => Ok(()),
+                Released::To(next) => self.networks.insert(&key, next, 0),
+                Released::ToNobody => self.networks.remove(&key),
+            };
         }
     }
 }
@@ -380,9 +417,7 @@ fn addresses(params: &SessionParams) -> Addresses {
     let networks = subnet.iter().chain(&params.iroutes);
     Addresses {
         leases: ipv4.into_iter().chain(ipv6).map(address).collect(),
-        networks: networks
-            .map(|(ip, len)| Key::new(prefix_len(*ip, *len), address(*ip)))
-            .collect(),
+        networks: networks.map(|(ip, len)| Network::new(*ip, *len)).collect(),
     }
 }
 
@@ -405,5 +440,66 @@ fn channel(new: &NewChannel<'_>, flow: FlowKey, former: bool) -> KernelChannel {
 fn copy_words(to: &mut [u32], from: &[u8]) {
     for (to, from) in to.iter_mut().zip(from.chunks_exact(4)) {
         *to = u32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::EbpfLoader;
+
+    use super::super::loading::OBJECT;
+    use super::*;
+    use crate::ipc::ids::{GateId, Slot};
+
+    fn params(slot: u32, ipv6: &str, iroutes: &[(&str, u8)]) -> SessionParams {
+        let iroutes = iroutes.iter();
+        SessionParams {
+            slot: Slot(slot),
+            gate: GateId(1),
+            ipv4: Some([10, 9, 0, slot as u8].into()),
+            ipv6: Some((ipv6.parse().unwrap(), 112)),
+            iroutes: iroutes
+                .map(|(ip, len)| (ip.parse().unwrap(), *len))
+                .collect(),
+            app_id: None,
+            mtu: 1400,
+            dpd: 90,
+            switch_to_tcp: 0,
+            rx_limit: 0,
+            tx_limit: 0,
+            net_priority: None,
+        }
+    }
+
+    /// Whom a program would find behind an address. Needs root.
+    fn behind(maps: &SessionMaps, ip: &str) -> Option<u32> {
+        let ip = address(ip.parse().unwrap());
+        let lease = maps.leases.get(&ip, 0);
+        lease
+            .or_else(|_| maps.networks.get(&Key::new(128, ip), 0))
+            .ok()
+    }
+
+    #[test]
+    fn what_two_devices_claim_goes_back_to_the_older_one() {
+        let maps = EbpfLoader::new().btf(None).load(OBJECT);
+        let mut ebpf = maps.expect("needs root");
+        let mut maps = SessionMaps::take(&mut ebpf).unwrap();
+        let wide = addresses(&params(9, "fd00::9:1", &[("192.168.0.0", 16)]));
+        let old = addresses(&params(1, "fd00::1:1", &[("192.168.7.0", 24)]));
+        // The same network by another of its addresses, and the lease of its predecessor.
+        let mut new = addresses(&params(2, "fd00::1:2", &[("192.168.7.1", 24)]));
+        new.leases.extend(&old.leases);
+        for (slot, addresses) in [(9, &wide), (1, &old), (2, &new)] {
+            maps.add_addresses(slot, addresses).unwrap();
+        }
+        let claimed = ["192.168.7.9", "fd00::1:9", "10.9.0.1"];
+        let owners = |maps: &SessionMaps| claimed.map(|ip| behind(maps, ip));
+        assert_eq!(owners(&maps), [Some(2); 3]);
+        maps.remove_addresses(2, &new);
+        assert_eq!(owners(&maps), [Some(1); 3]);
+        assert_eq!(behind(&maps, "10.9.0.2"), None);
+        maps.remove_addresses(1, &old);
+        assert_eq!(owners(&maps), [Some(9), None, None]);
     }
 }

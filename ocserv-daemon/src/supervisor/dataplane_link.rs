@@ -114,7 +114,11 @@ impl Supervisor {
     }
 
     fn restore_sessions(&self) {
-        for tunnel in self.connections.values().filter_map(|c| c.tunnel.as_ref()) {
+        let tunnels = self.connections.values().filter_map(|c| c.tunnel.as_ref());
+        let mut tunnels: Vec<_> = tunnels.collect();
+        // The last one told has the networks that several have: the newest, as in the kernel's tables.
+        tunnels.sort_by_key(|tunnel| tunnel.connected);
+        for tunnel in tunnels {
             self.tell_dataplane(ToDataplane::SessionAdded(Box::new(tunnel.params.clone())));
             for (channel, installed) in tunnel.channels.iter().enumerate() {
                 let Some(installed) = installed else { continue };
