@@ -283,8 +283,10 @@ impl Worker {
             if !out.has_room(PER_TICK) {
                 flush_control(out, table, strays, now);
             }
-            probe_life(out, session, now);
-            probe_size(out, session, now);
+            // The client answers both alike, so one at a time.
+            if !probe_life(out, session, now) {
+                probe_size(out, session, now);
+            }
             if let Some(mtu) = session.mtu.news()
                 && reports.try_send(Report::Mtu(session.slot(), mtu)).is_ok()
             {
@@ -388,12 +390,14 @@ pub(super) fn too_long_for_path(
     }
 }
 
-/// Asks silent channels for a sign of life with a packet of full size (protocol.md 10).
-fn probe_life(out: &mut Output, session: &Session, now: Now) {
+/// Asks silent channels for a sign of life with a packet of full size (protocol.md 10). Whether one was asked.
+fn probe_life(out: &mut Output, session: &Session, now: Now) -> bool {
+    let mut asks = false;
     session.each_channel(|channel| {
         let live = session.live(channel);
         match channel.control.handle_timeout(live, now) {
             DtlsTimer::SendDpd => {
+                asks = true;
                 session.mtu.forget_probe();
                 let len = session.mtu.get().into();
                 if !request(out, session, channel, len, Tag::Probe(session.slot())) {
@@ -407,6 +411,7 @@ fn probe_life(out: &mut Output, session: &Session, now: Now) {
         }
         None::<()>
     });
+    asks
 }
 
 /// Asks with a packet of the size that is to be tried (protocol.md 9).

@@ -132,6 +132,34 @@ fn many_silent_clients_are_all_asked_at_once() {
     assert_eq!(asked, Vec::from_iter(0..MANY));
 }
 
+#[test]
+fn the_answer_to_another_request_does_not_prove_a_size() {
+    /// Longest record that the path carries.
+    const PATH: usize = 1000;
+    let mut bed = Bed::new();
+    let session = bed.add_session(0);
+    ask_in_vain(&session, |now| bed.worker.tick(now));
+    bed.received();
+    let mut asked = 0;
+    for second in 15..1000 {
+        // Later it is silent but for its answers, and so it is asked whether it lives.
+        if second < 40 {
+            be_busy(&session, at(second));
+        }
+        bed.worker.tick(at(second));
+        for (_, len) in bed.received() {
+            if len <= PATH {
+                session.mtu.answered();
+                hear(&session, at(second));
+                asked += u32::from(second > 100);
+            }
+        }
+        let mtu = session.mtu.get();
+        assert!(usize::from(mtu) < PATH, "{mtu} at {second}");
+    }
+    assert!(asked > 2, "{asked}");
+}
+
 /// Leaves room for so many datagrams.
 fn fill(out: &mut Output, session: &Session, room: usize) {
     while out.has_room(room + 1) {
