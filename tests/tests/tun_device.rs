@@ -1,7 +1,7 @@
 //! What an administrator may do to the tun device of a running server.
 
 use anyhow::ensure;
-use ocserv_tests::bed::USER;
+use ocserv_tests::bed::{LAN4, USER};
 use ocserv_tests::client::CSTP_UP;
 use ocserv_tests::{Config, Login, Role, Server, datapath, scenario, traffic, wait};
 
@@ -71,5 +71,29 @@ fn that_is_deleted_ends_the_server_in_order() {
         );
         client.wait_exit(wait::LONG)?;
         Ok(())
+    });
+}
+
+#[test]
+fn that_is_off_gets_nothing_from_the_kernel_path_that_would_not_be_counted() {
+    scenario(|bed| {
+        let config = Config::new(bed).set("xdp-max-record", "1530");
+        let server = datapath::start(bed, &config)?;
+        let client = Login::new().connect_dtls(bed)?;
+        datapath::wait_in_kernel(&server, &client)?;
+        bed.gateway().ip(&format!("link set {DEVICE} down"))?;
+        let ping = || {
+            let words = ["-n", "-q", "-c10", "-i0.01", "-W1", LAN4];
+            client.namespace().output("ping", &words).map(drop)
+        };
+        wait::until_true("user space's refusal", wait::LONG, || {
+            ping().is_ok() && server.log().contains(REFUSES)
+        })?;
+        let before = datapath::packets(&server)?.kernel_rx;
+        ping()?;
+        let after = datapath::packets(&server)?.kernel_rx;
+        ensure!(after == before, "{before} to {after}");
+        bed.gateway().ip(&format!("link set {DEVICE} up"))?;
+        datapath::wait_in_kernel(&server, &client)
     });
 }

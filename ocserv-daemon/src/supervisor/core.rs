@@ -26,7 +26,7 @@ use super::shards::Shards;
 use super::state::{Connection, Slots};
 use super::stats::Stats;
 use super::tunnels::{OpenResult, Undo};
-use crate::costs::Costs;
+use crate::costs::{Costs, RecordLimits};
 use crate::ipc::dataplane::{FromDataplane, ToDataplane};
 use crate::ipc::gate::FromGate;
 use crate::ipc::ids::{ConnId, GateId, SessionName};
@@ -65,7 +65,9 @@ pub enum Event {
     StartDataplane,
     /// Devices or their addresses have changed.
     DevicesChanged,
-    /// The tun device was switched off, and is on again.
+    /// The tun device was switched off.
+    TunIsDown,
+    /// It is on again.
     TunIsUp,
     /// The tun device was deleted.
     TunGone,
@@ -143,6 +145,8 @@ pub struct Supervisor {
     pub(super) costs: Option<Costs>,
     /// What outputs cost by each packet thread, see [`Costs::learn`].
     pub(super) thread_costs: Vec<[f64; 2]>,
+    /// What the programs take again once the tun device is on.
+    pub(super) resting: Option<RecordLimits>,
     /// The host's devices, as the kernel path last saw them.
     pub(super) devices: Vec<Device>,
     /// Devices that the configuration names for it, and that are not there.
@@ -234,6 +238,7 @@ impl Supervisor {
             Event::Control(call) => self.on_control(call).await,
             Event::StartDataplane => self.on_start_dataplane().await,
             Event::DevicesChanged => self.follow_devices().await,
+            Event::TunIsDown => self.rest_kernel_path(),
             Event::TunIsUp => self.on_tun_is_up().await,
             // No packet passes any more, so there is nothing to drain.
             Event::TunGone => self.disconnect_everyone().await,

@@ -138,6 +138,10 @@ impl Supervisor {
         *known = ns;
         costs.learn(&self.thread_costs);
         let limits = costs.limits();
+        if let Some(resting) = &mut self.resting {
+            *resting = limits;
+            return;
+        }
         if limits == kernel.options().limits {
             return;
         }
@@ -151,8 +155,25 @@ impl Supervisor {
             limits.rx.close,
             limits.tx.close,
         );
-        if let Err(error) = kernel.set_limits(limits) {
-            tracing::warn!("cannot change what the kernel path takes: {error:#}");
+        set_limits(kernel, limits);
+    }
+
+    /// The tun device is off: what the programs send there would be lost without a word, while user space
+    /// counts it and says so. Past the stack they need no tun device.
+    pub(super) fn rest_kernel_path(&mut self) {
+        if let Some(kernel) = &mut self.kernel
+            && !kernel.options().direct
+            && self.resting.is_none()
+        {
+            self.resting = Some(kernel.options().limits);
+            set_limits(kernel, RecordLimits::fixed(0));
+        }
+    }
+
+    /// The tun device is on again.
+    pub(super) fn wake_kernel_path(&mut self) {
+        if let (Some(kernel), Some(limits)) = (&mut self.kernel, self.resting.take()) {
+            set_limits(kernel, limits);
         }
     }
 
@@ -377,5 +398,11 @@ fn merge(kernel: &mut KernelPath, device: &Device) {
             "kernel path: device {} does not merge what it receives ({error}); bulk traffic costs more",
             device.name
         );
+    }
+}
+
+fn set_limits(kernel: &mut KernelPath, limits: RecordLimits) {
+    if let Err(error) = kernel.set_limits(limits) {
+        tracing::warn!("cannot change what the kernel path takes: {error:#}");
     }
 }

@@ -245,6 +245,7 @@ fn build(
         kernel_off,
         costs,
         thread_costs: vec![[f64::NAN; 2]; threads],
+        resting: None,
         devices: Vec::new(),
         absent_devices: Vec::new(),
         ticket_key: Secret::new(key),

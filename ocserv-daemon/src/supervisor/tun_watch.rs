@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Event, Supervisor, opening};
 
-/// Sends [`Event::TunIsUp`] and [`Event::TunGone`] of the device with that number, which is up, until
+/// Sends [`Event::TunIsDown`], [`Event::TunIsUp`] and [`Event::TunGone`] of the device with that number, which is up, until
 /// nobody listens.
 ///
 /// # Errors
@@ -30,9 +30,13 @@ pub fn watch(index: u32, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
                     if link.header.index == index =>
                 {
                     let is_up = link.header.flags.contains(LinkFlags::Up);
-                    let came_up = is_up && !was_up;
+                    let has_changed = is_up != was_up;
                     was_up = is_up;
-                    came_up.then_some(Event::TunIsUp)
+                    has_changed.then_some(if is_up {
+                        Event::TunIsUp
+                    } else {
+                        Event::TunIsDown
+                    })
                 }
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
                     (link.header.index == index).then_some(Event::TunGone)
@@ -53,6 +57,7 @@ pub fn watch(index: u32, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
 impl Supervisor {
     /// The device was off, and is on again: it gets back what it had.
     pub(super) async fn on_tun_is_up(&mut self) {
+        self.wake_kernel_path();
         tracing::info!(
             "the tun device is switched on again: its addresses and routes are restored"
         );
