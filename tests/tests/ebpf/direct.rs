@@ -264,6 +264,8 @@ fn nothing_overtakes_what_looks_as_if_its_checksum_were_open() {
         held.set(now_ms() + 1000);
         let next = lan_frame(&inner("10.20.0.2", "10.9.0.5", 60));
         assert!(is_left(&bed.xdp("xdp_tx", &next)?, &next));
+        let counted = [Counted::UpForm, Counted::UpBulk].map(|what| bed.count(what));
+        assert_eq!(counted, [0, 0], "that is for the program on the tun device");
         Ok(())
     })
     .unwrap();
