@@ -28,12 +28,24 @@ const BULK: usize = 1400;
 /// the gateway's veth with 256.
 const WINDOW_UP: u64 = 80;
 const WINDOW_DOWN: u64 = 240;
+/// With the window, the load's own work is in the delays of a gateway that is faster than the load: what is
+/// under way then waits there. So bulk also comes at a rate that all gateways carry, 100,000 a second.
+const BULK_INTERVAL: Duration = Duration::from_micros(10);
 const SMALL: usize = 64;
 const INTERVAL: Duration = Duration::from_millis(1);
 /// What devices gather packets for, as a network card with little to do.
 const PAUSE: Duration = Duration::from_micros(20);
 /// Before it counts.
 const WARM_UP: Duration = Duration::from_millis(200);
+
+/// How bulk comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+enum Load {
+    /// As fast as it arrives.
+    Window,
+    /// At the same rate through all gateways.
+    Rate,
+}
 
 /// What came out.
 #[derive(Debug, Default, Serialize)]
@@ -43,6 +55,7 @@ pub struct Latency {
 
 #[derive(Debug, Serialize)]
 struct Row {
+    load: Load,
     direction: Direction,
     kind: Kind,
     /// Of the small packets, milliseconds.
@@ -92,40 +105,69 @@ fn measure_all(contenders: &mut [Contender], scale: Scale, report: &mut Report) 
             .with_context(|| contender.kind().text())?;
     }
     let cpus = client_cpus()?;
-    for direction in [Direction::Up, Direction::Down] {
-        for round in 1..=scale.rounds {
-            for contender in &*contenders {
-                let kind = contender.kind();
-                let taken = on_cpus(&cpus, || sample(contender, direction, scale.transfer))?;
-                let outcome =
-                    taken.with_context(|| format!("{}, {}", direction.text(), kind.text()))?;
-                let latency = report.stress.latency.get_or_insert_default();
-                let line = latency.row(direction, kind).add(&outcome)?;
-                report.progress(&format!(
-                    "latency, {}, round {round}, {}: {line}",
-                    direction.text(),
-                    kind.text()
-                ));
+    for load in [Load::Window, Load::Rate] {
+        for direction in [Direction::Up, Direction::Down] {
+            for round in 1..=scale.rounds {
+                for contender in &*contenders {
+                    let kind = contender.kind();
+                    let name = format!("{}, {}, {}", load.text(), direction.text(), kind.text());
+                    let take = || sample(contender, load, direction, scale.transfer);
+                    let outcome = on_cpus(&cpus, take)?.with_context(|| name.clone())?;
+                    let latency = report.stress.latency.get_or_insert_default();
+                    let line = latency.row(load, direction, kind).add(&outcome)?;
+                    report.progress(&format!("latency, {name}, round {round}: {line}"));
+                }
             }
         }
     }
     Ok(())
 }
 
-fn sample(contender: &Contender, direction: Direction, span: Duration) -> Result<Outcome> {
+impl Load {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Rate => "rate",
+        }
+    }
+
+    fn pace(self, direction: Direction) -> Pace {
+        match self {
+            Self::Window => Pace::Window(window(direction)),
+            Self::Rate => Pace::Every(BULK_INTERVAL),
+        }
+    }
+
+    /// What it is, for a heading.
+    fn heading(self) -> String {
+        match self {
+            Self::Window => format!("{WINDOW_UP} packets under way up, {WINDOW_DOWN} down"),
+            Self::Rate => format!(
+                "{} packets/s",
+                Duration::from_secs(1).as_nanos() / BULK_INTERVAL.as_nanos()
+            ),
+        }
+    }
+}
+
+fn sample(
+    contender: &Contender,
+    load: Load,
+    direction: Direction,
+    span: Duration,
+) -> Result<Outcome> {
     let plan = |size, pace| Plan {
         session: 0,
         direction,
         size,
         pace,
     };
-    let window = window(direction);
     let plans = [
-        plan(BULK, Pace::Window(window)),
+        plan(BULK, load.pace(direction)),
         plan(SMALL, Pace::Every(INTERVAL)),
     ];
     let lan = Lan::open(contender, plans.len())?;
-    let mut streams = Streams::new(&plans, window, contender.sessions(), &lan)?;
+    let mut streams = Streams::new(&plans, window(direction), contender.sessions(), &lan)?;
     streams.run(WARM_UP)?;
     streams.run(span)
 }
@@ -138,10 +180,10 @@ const fn window(direction: Direction) -> u64 {
 }
 
 impl Latency {
-    fn row(&mut self, direction: Direction, kind: Kind) -> &mut Row {
-        let is_it = |row: &Row| (row.direction, row.kind) == (direction, kind);
+    fn row(&mut self, load: Load, direction: Direction, kind: Kind) -> &mut Row {
+        let is_it = |row: &Row| (row.load, row.direction, row.kind) == (load, direction, kind);
         let at = self.rows.iter().position(is_it).unwrap_or_else(|| {
-            self.rows.push(Row::new(direction, kind));
+            self.rows.push(Row::new(load, direction, kind));
             self.rows.len() - 1
         });
         &mut self.rows[at]
@@ -149,18 +191,23 @@ impl Latency {
 
     /// Delays, and what became of the packets.
     pub fn markdown(&self) -> String {
+        let texts = [Load::Window, Load::Rate].map(|load| self.table(load));
+        texts.concat()
+    }
+
+    fn table(&self, load: Load) -> String {
         let mut text = format!(
-            "\nSmall packets ({SMALL} B, one each {} ms) beside bulk ({BULK} B, {WINDOW_UP} packets under way up, \
-             {WINDOW_DOWN} down) in the same session; ms from one end to the other:\n\n\
+            "\nSmall packets ({SMALL} B, one each {} ms) beside bulk ({BULK} B, {}) in the same session; \
+             ms from one end to the other:\n\n\
              | | p50 | p99 | p99 / ocserv | worst | small: lost, reordered | bulk: packets/s | \
              bulk: lost, reordered |\n\
              |---|---:|---:|---:|---:|---:|---:|---:|\n",
-            INTERVAL.as_millis()
+            INTERVAL.as_millis(),
+            load.heading()
         );
-        for row in &self.rows {
-            let reference = self
-                .rows
-                .iter()
+        let rows = || self.rows.iter().filter(|row| row.load == load);
+        for row in rows() {
+            let reference = rows()
                 .find(|other| other.kind == Kind::Reference && other.direction == row.direction);
             let ratio = reference
                 .and_then(|reference| Some(digits(row.p99.median()? / reference.p99.median()?)));
@@ -183,8 +230,9 @@ impl Latency {
 }
 
 impl Row {
-    fn new(direction: Direction, kind: Kind) -> Self {
+    fn new(load: Load, direction: Direction, kind: Kind) -> Self {
         Self {
+            load,
             direction,
             kind,
             median: Samples::default(),
