@@ -231,10 +231,10 @@ fn ipv6(head: &Head, start: usize, flow: &mut FlowKey) -> Result<Datagram, NotOu
     let is_fragment = next == FRAGMENT;
     if is_fragment {
         let offset = word(head, at + 2) & !7;
-        if offset != 0 {
+        next = byte(head, at);
+        if offset != 0 && next == UDP {
             return Err(NotOurs::Form);
         }
-        next = byte(head, at);
         at += FRAGMENT_HEADER;
     }
     if next != UDP {

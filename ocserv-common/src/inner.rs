@@ -129,13 +129,15 @@ impl Inner {
         if let Some(protocol) = self.fragment_of(head) {
             // Made of a packet whose checksum was complete. But it goes the way of the flow's other packets.
             return match protocol {
-                UDP if is_local => Checksum::Unknown,
+                TCP | UDP if is_local => Checksum::Unknown,
                 TCP | UDP | ICMP | ICMPV6 | ESP => Checksum::Complete,
                 _ => Checksum::Unknown,
             };
         }
         let at = self.header_len;
         match self.protocol {
+            // The host leaves all that it sends to a device.
+            TCP if is_local => Checksum::Unknown,
             TCP => self.look_at(head, word(head, at + 16)),
             UDP if is_local || TUNNEL_PORTS.contains(&word(head, at + 2)) => Checksum::Unknown,
             UDP => self.look_at(head, word(head, at + 6)),

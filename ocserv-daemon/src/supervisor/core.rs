@@ -147,6 +147,8 @@ pub struct Supervisor {
     pub(super) thread_costs: Vec<[f64; 2]>,
     /// What the programs take again once the tun device is on.
     pub(super) resting: Option<RecordLimits>,
+    /// That of the newest tunnel.
+    pub(super) last_order: u64,
     /// The host's devices, as the kernel path last saw them.
     pub(super) devices: Vec<Device>,
     /// Devices that the configuration names for it, and that are not there.
@@ -266,6 +268,7 @@ impl Supervisor {
         if let Some(kernel) = &mut self.kernel {
             kernel.log_words();
         }
+        self.look_after_rest();
         self.set_accept_pause();
         self.leases.expire(SystemTime::now());
         match self.stopping {

@@ -117,7 +117,7 @@ impl Supervisor {
         let tunnels = self.connections.values().filter_map(|c| c.tunnel.as_ref());
         let mut tunnels: Vec<_> = tunnels.collect();
         // The last one told has the networks that several have: the newest, as in the kernel's tables.
-        tunnels.sort_by_key(|tunnel| tunnel.connected);
+        tunnels.sort_by_key(|tunnel| tunnel.order);
         for tunnel in tunnels {
             self.tell_dataplane(ToDataplane::SessionAdded(Box::new(tunnel.params.clone())));
             for (channel, installed) in tunnel.channels.iter().enumerate() {

@@ -159,7 +159,7 @@ impl Supervisor {
     }
 
     /// The tun device is off: what the programs send there would be lost without a word, while user space
-    /// counts it and says so. Past the stack they need no tun device.
+    /// counts it and says so. Direct forwarding goes on, since most of it needs no tun device.
     pub(super) fn rest_kernel_path(&mut self) {
         if let Some(kernel) = &mut self.kernel
             && !kernel.options().direct

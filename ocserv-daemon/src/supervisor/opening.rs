@@ -160,6 +160,7 @@ pub fn tunnel(
         tls_cipher: String::new(),
         dtls_cipher: String::new(),
         connected: SystemTime::now(),
+        order: 0,
         authenticated: record.authenticated.unwrap_or(record.created),
         params,
         channels: [None, None],

@@ -246,6 +246,7 @@ fn build(
         costs,
         thread_costs: vec![[f64::NAN; 2]; threads],
         resting: None,
+        last_order: 0,
         devices: Vec::new(),
         absent_devices: Vec::new(),
         ticket_key: Secret::new(key),

@@ -118,6 +118,8 @@ pub struct Tunnel {
     pub dtls_cipher: String,
     /// When this tunnel was opened.
     pub connected: SystemTime,
+    /// Its place in the order in which tunnels were told to the dataplane.
+    pub order: u64,
     /// When the user logged in (`session-timeout`).
     pub authenticated: SystemTime,
     /// What the dataplane was told, to tell it again after its restart.

@@ -5,6 +5,8 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkFlags;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use ocserv_proto::config::Route;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -54,6 +56,13 @@ pub fn watch(index: u32, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a device is switched on, as far as it can be told.
+fn is_up(device: &str) -> bool {
+    getifaddrs().is_ok_and(|mut all| {
+        all.any(|one| one.interface_name == device && one.flags.contains(InterfaceFlags::IFF_UP))
+    })
+}
+
 impl Supervisor {
     /// The device was off, and is on again: it gets back what it had.
     pub(super) async fn on_tun_is_up(&mut self) {
@@ -79,6 +88,13 @@ impl Supervisor {
             }
         }
         self.add_iroutes_again(iroutes);
+    }
+
+    /// Netlink loses what comes too fast: the programs must not rest for good.
+    pub(super) fn look_after_rest(&mut self) {
+        if self.resting.is_some() && is_up(&self.device) {
+            self.wake_kernel_path();
+        }
     }
 
     /// In the background: a command may take its time.

@@ -392,7 +392,9 @@ impl Supervisor {
         self.tunnel_opened(conn, *tunnel).await;
     }
 
-    async fn tunnel_opened(&mut self, conn: ConnId, tunnel: Tunnel) {
+    async fn tunnel_opened(&mut self, conn: ConnId, mut tunnel: Tunnel) {
+        self.last_order += 1;
+        tunnel.order = self.last_order;
         for (address, prefix) in tunnel.host_routes() {
             if let Err(error) = self.network.add_route(address, prefix).await {
                 tracing::error!(user = %tunnel.username, "{error:#}");

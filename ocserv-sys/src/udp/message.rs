@@ -7,8 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{Marking, canonical};
 
-/// Room for a packet info, a marking and a segment size of either family.
-pub(super) const CONTROL_LEN: usize = 96;
+/// Room for a packet info, a marking and a segment size of either family, and for what a socket that was
+/// handed over may tell besides.
+pub(super) const CONTROL_LEN: usize = 128;
 
 /// Control messages must be aligned as `cmsghdr`.
 #[repr(C, align(8))]
