@@ -256,7 +256,7 @@ pub mod tests {
         Session::new(params(slot), records(), false).unwrap()
     }
 
-    fn records() -> Arc<SharedSessions> {
+    pub fn records() -> Arc<SharedSessions> {
         let shared = SharedSessions::new(4);
         let memory = SharedSessions::create_shard().unwrap();
         shared.add(0, &memory, Backing::Memfd).unwrap();

@@ -1,5 +1,6 @@
 //! A thread's own copy of what it looks sessions up by.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +21,10 @@ pub struct SessionTable {
     flows: HashMap<Flow, u32>,
     app_ids: HashMap<[u8; 32], u32>,
     by_ip: HashMap<IpAddr, Vec<u32>>,
+    /// What was asked last, since packets come in runs of one session.
+    last_flow: Cell<Option<(Flow, u32)>>,
+    /// The same of inner addresses.
+    last_address: Cell<Option<(IpAddr, u32)>>,
 }
 
 struct Entry {
@@ -33,6 +38,7 @@ impl SessionTable {
     pub fn add(&mut self, session: Arc<Session>) {
         let slot = session.slot();
         self.remove(slot);
+        self.forget_answers();
         for prefix in session.prefixes() {
             self.routes.add(*prefix, slot);
         }
@@ -56,10 +62,13 @@ impl SessionTable {
             return;
         };
         self.count -= 1;
+        self.forget_answers();
         for prefix in entry.session.prefixes() {
             self.routes.remove(*prefix, slot);
         }
-        if let Some(app_id) = entry.session.params.app_id {
+        if let Some(app_id) = entry.session.params.app_id
+            && self.app_ids.get(&app_id) == Some(&slot)
+        {
             self.app_ids.remove(&app_id);
         }
         for flow in entry.flows {
@@ -69,6 +78,7 @@ impl SessionTable {
 
     /// Remembers that a session's records come by this flow.
     pub fn learn_flow(&mut self, slot: u32, flow: Flow) {
+        self.forget_answers();
         let Some(Some(entry)) = self.entries.get_mut(slot as usize) else {
             return;
         };
@@ -108,6 +118,11 @@ impl SessionTable {
         }
     }
 
+    fn forget_answers(&self) {
+        self.last_flow.set(None);
+        self.last_address.set(None);
+    }
+
     /// Whether no session is open.
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -128,12 +143,26 @@ impl SessionTable {
 
     /// The session that an inner destination belongs to.
     pub fn by_address(&self, destination: IpAddr) -> Option<&Arc<Session>> {
-        self.by_slot(self.routes.find(destination)?)
+        if let Some((address, slot)) = self.last_address.get()
+            && address == destination
+        {
+            return self.by_slot(slot);
+        }
+        let slot = self.routes.find(destination)?;
+        self.last_address.set(Some((destination, slot)));
+        self.by_slot(slot)
     }
 
     /// The session whose records come by this flow.
     pub fn by_flow(&self, flow: &Flow) -> Option<&Arc<Session>> {
-        self.by_slot(*self.flows.get(flow)?)
+        if let Some((known, slot)) = self.last_flow.get()
+            && known == *flow
+        {
+            return self.by_slot(slot);
+        }
+        let slot = *self.flows.get(flow)?;
+        self.last_flow.set(Some((*flow, slot)));
+        self.by_slot(slot)
     }
 
     /// The session that a ClientHello names.
@@ -149,8 +178,9 @@ impl SessionTable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::session::tests::{flow, session};
+    use super::super::session::tests::{flow, params, records, session};
     use super::*;
+    use crate::ipc::dataplane::SessionParams;
 
     fn slot(session: Option<&Arc<Session>>) -> Option<u32> {
         session.map(|session| session.slot())
@@ -204,5 +234,39 @@ mod tests {
         table.remove(1);
         assert_eq!(slot(table.by_flow(&flow("192.0.2.1:1"))), Some(2));
         assert_eq!(table.heard_from("192.0.2.1".parse().unwrap()), [2]);
+    }
+
+    #[test]
+    fn an_app_id_that_another_session_took_stays_with_it() {
+        let mut table = SessionTable::default();
+        let same = |slot| {
+            let params = SessionParams {
+                app_id: Some([9; 32]),
+                ..params(slot)
+            };
+            Arc::new(Session::new(params, records(), false).unwrap())
+        };
+        table.add(same(1));
+        table.add(same(2));
+        table.remove(1);
+        assert_eq!(slot(table.by_app_id(&[9; 32])), Some(2));
+    }
+
+    #[test]
+    fn what_was_asked_last_is_asked_again_after_a_change() {
+        let mut table = SessionTable::default();
+        table.add(Arc::new(session(1)));
+        let (flow, address) = (flow("192.0.2.1:1"), "192.168.7.9".parse().unwrap());
+        table.learn_flow(1, flow);
+        let ask =
+            |table: &SessionTable| [slot(table.by_flow(&flow)), slot(table.by_address(address))];
+        assert_eq!(ask(&table), [Some(1); 2]);
+        // It has the same network.
+        table.add(Arc::new(session(2)));
+        assert_eq!(ask(&table), [Some(1), Some(2)]);
+        table.learn_flow(2, flow);
+        assert_eq!(ask(&table), [Some(2); 2]);
+        table.remove(2);
+        assert_eq!(ask(&table), [None, Some(1)]);
     }
 }
