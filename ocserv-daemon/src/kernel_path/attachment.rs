@@ -204,7 +204,13 @@ impl KernelPath {
     ) -> anyhow::Result<FdLink> {
         let found = self.ebpf.program_mut(program);
         let found: &mut SchedClassifier = found.ok_or_else(|| missing(program))?.try_into()?;
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let order = match direction {
+            // Another's program there may end the chain, and what was an inner packet would go on as
+            // received by that device.
+            TcAttachType::Ingress => LinkOrder::first(),
+            _ => LinkOrder::default(),
+        };
+        let options = TcAttachOptions::TcxOrder(order);
         let id = found
             .attach_with_options(device, direction, options)
             .with_context(|| format!("{program} on {device}"))?;

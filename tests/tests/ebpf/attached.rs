@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::read;
@@ -292,4 +293,31 @@ fn packets_in_several_pieces_of_memory_are_made_whole() {
         Ok(())
     })
     .unwrap();
+}
+
+/// Another's program that ends the chain would give inner packets to the stack as the device's own.
+#[test]
+fn what_takes_records_comes_before_other_programs() {
+    for (mode, program) in [(Mode::Native, "tc_deliver"), (Mode::Tc, "tc_rx")] {
+        empty(|| {
+            let _device = tap("wan")?;
+            let wan = (ifindex("wan")?, "wan");
+            let mut other = Bed::new()?;
+            other.kernel.attach(wan, DeviceRole::Wan, &[Mode::Tc])?;
+            let mut bed = Bed::new()?;
+            bed.kernel.attach(wan, DeviceRole::Wan, &[mode])?;
+            let own: &SchedClassifier = bed
+                .kernel
+                .ebpf_mut()
+                .program(program)
+                .context("no such program")?
+                .try_into()?;
+            let own = own.info()?.id();
+            let (_, chain) = SchedClassifier::query_tcx("wan", TcAttachType::Ingress)?;
+            let chain: Vec<_> = chain.iter().map(|program| program.id()).collect();
+            assert_eq!((chain.len(), chain[0]), (2, own), "{chain:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
 }
