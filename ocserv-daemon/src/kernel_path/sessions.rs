@@ -52,6 +52,16 @@ struct Addresses {
     networks: Vec<Network>,
 }
 
+/// Whether an IPv6 prefix has addresses in common with `::ffff:0:0/96`, where the maps have IPv4.
+fn meets_mapped((ip, len): &(IpAddr, u8)) -> bool {
+    const MAPPED: u128 = 0xffff << u32::BITS;
+    const MAPPED_LEN: u32 = 96;
+    let IpAddr::V6(v6) = ip else { return false };
+    let common = u128::from_be_bytes(v6.octets()) ^ MAPPED;
+    let rest = u128::BITS - u32::from(*len).min(MAPPED_LEN);
+    common.checked_shr(rest).unwrap_or(0) == 0
+}
+
 /// A prefix in the form of the programs; host bits are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Network {
@@ -414,7 +424,9 @@ fn addresses(params: &SessionParams) -> Addresses {
     let ipv6 = params.ipv6.map(|(ipv6, _)| IpAddr::V6(ipv6));
     let subnet = params.ipv6.filter(|(_, len)| *len < 128);
     let subnet = subnet.map(|(ipv6, len)| (IpAddr::V6(ipv6), len));
+    // Packets of what is left out are user space's, which tells the families apart.
     let networks = subnet.iter().chain(&params.iroutes);
+    let networks = networks.filter(|network| !meets_mapped(network));
     Addresses {
         leases: ipv4.into_iter().chain(ipv6).map(address).collect(),
         networks: networks.map(|(ip, len)| Network::new(*ip, *len)).collect(),

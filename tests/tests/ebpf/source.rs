@@ -205,3 +205,33 @@ fn packets_to_another_session_are_not_sealed_for_the_network_around_it() {
     })
     .unwrap();
 }
+
+/// In the maps an IPv4 address is one of `::ffff:0:0/96`, to user space it is not.
+#[test]
+fn ipv6_networks_around_the_mapped_addresses_have_no_ipv4_packets() {
+    alone(|| {
+        for (network, len) in [
+            ("::", 1),
+            ("::", 0),
+            ("::ffff:0:0", 95),
+            ("::ffff:0:0", 96),
+            ("::ffff:10.9.0.0", 112),
+        ] {
+            let mut bed = bed_towards(FLOW4)?;
+            bed.kernel.close_session(SLOT);
+            let mut around = params();
+            around.iroutes = vec![(network.parse()?, len)];
+            bed.install_for(&around, 0, 2, FLOW4, &keys(2))?;
+            bed.hear(0);
+            let bytes = Client::new(2).frame(FLOW4, &packet("10.9.0.6"));
+            let ran = bed.xdp("xdp_rx", &bytes)?;
+            assert!(is_left(&ran, &bytes), "{network}/{len}");
+            let packet = bare("10.20.0.2", "10.9.0.6", 60);
+            let ran = bed.tc("tc_tx", &packet)?;
+            assert_eq!(ran.verdict, TC_NEXT, "{network}/{len}");
+            assert_eq!(ran.packet, packet);
+        }
+        Ok(())
+    })
+    .unwrap();
+}
