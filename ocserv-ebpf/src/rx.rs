@@ -267,7 +267,10 @@ fn way<C: Carrier>(frame: &C, cpu: &mut Cpu, inner: &Inner, settings: &Settings)
     }
     route::ask_inner(cpu, inner, settings.tun_ifindex);
     // Only devices towards the LAN: what leaves towards the Internet meets the host's rules.
-    if !frame.fib_lookup(cpu, 0) || maps::mac(cpu.fib.ifindex).is_none() {
+    if !frame.fib_lookup(cpu, 0)
+        || maps::mac(cpu.fib.ifindex).is_none()
+        || !maps::is_direct(cpu.fib.ifindex)
+    {
         return Way::Stack;
     }
     if !inner.decrement_ttl(cpu.inner()) {

@@ -91,6 +91,12 @@ impl KernelPath {
         &self.attached
     }
 
+    /// Whether a device has the programs for a role.
+    pub fn has_programs(&self, ifindex: u32, role: DeviceRole) -> bool {
+        let has = |device: &Attached| (device.ifindex, device.role) == (ifindex, role);
+        self.attached.iter().any(has)
+    }
+
     /// Puts the programs for a role on a device, in the first of `modes` that the device has.
     ///
     /// # Errors

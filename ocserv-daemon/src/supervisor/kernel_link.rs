@@ -211,7 +211,9 @@ impl Supervisor {
         }
         for (device, role) in wanted {
             attach(kernel, &device, role, modes(&self.config, &device));
+            // What goes to a LAN device without programs goes by the stack.
             if role == DeviceRole::Lan
+                && kernel.has_programs(device.index, role)
                 && let Err(error) = kernel.set_mac(device.index, device.mac)
             {
                 tracing::warn!("kernel path: device {}: {error:#}", device.name);
@@ -365,8 +367,7 @@ impl Supervisor {
 }
 
 fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[Mode]) {
-    let has = |has: &kernel_path::Attached| has.ifindex == device.index && has.role == role;
-    if kernel.attached().iter().any(has) || kernel.was_refused(device.index) {
+    if kernel.has_programs(device.index, role) || kernel.was_refused(device.index) {
         return;
     }
     match kernel.attach((device.index, &device.name), role, modes) {

@@ -163,6 +163,7 @@ fn a_device_that_is_not_allowed_is_not_used() {
         })?;
         bed.ifindex = ifindex("wan")?;
         bed.kernel.set_mac(INGRESS, LAN_MAC)?;
+        bed.kernel.set_mac(ifindex("lan")?, LAN_MAC)?;
         bed.install(0, 1, FLOW4)?;
         bed.hear(0);
         let packet = inner("10.9.0.5", "10.20.0.2", 60);
