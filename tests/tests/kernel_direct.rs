@@ -240,3 +240,21 @@ fn a_lan_device_that_takes_no_programs_is_reached_by_the_stack() {
         traffic::transfer_all_ways(bed, &client, 300_000)
     });
 }
+
+#[test]
+fn where_one_device_has_no_native_mode_none_has() {
+    scenario(|bed| {
+        bridge_the_lan(bed)?;
+        let config = config(bed)
+            .set("xdp", "auto")
+            .set("xdp-lan-interface", "bridge0");
+        let server = start(bed, &config)?;
+        let client = Login::new().connect_dtls(bed)?;
+        wait_direct(&server, &client)?;
+        let now = Datapath::of(&server)?;
+        let modes = ["wan0", "bridge0"].map(|device| now.device(device));
+        let modes = modes.each_ref().map(Option::as_deref);
+        ensure!(modes == ["wan generic", "lan generic"].map(Some), "{now:?}");
+        traffic::transfer_all_ways(bed, &client, 300_000)
+    });
+}

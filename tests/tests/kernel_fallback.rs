@@ -122,7 +122,7 @@ fn a_device_without_native_mode_gets_the_generic_one_for_the_direct_way() {
     };
     with_wide_device(direct, |_, server| {
         has_device(server, "wan0", Some("wan generic"))?;
-        has_device(server, "lan0", Some("lan native"))
+        has_device(server, "lan0", Some("lan generic"))
     });
 }
 

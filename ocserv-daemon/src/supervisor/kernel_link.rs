@@ -209,8 +209,13 @@ impl Supervisor {
             tracing::info!("kernel path: device {name} has no programs any more");
             kernel.detach(ifindex);
         }
+        for (device, role) in &wanted {
+            attach(kernel, device, *role, modes(&self.config, device));
+        }
+        for (device, role) in &wanted {
+            make_like_others(kernel, device, *role, modes(&self.config, device));
+        }
         for (device, role) in wanted {
-            attach(kernel, &device, role, modes(&self.config, &device));
             // What goes to a LAN device without programs goes by the stack.
             if role == DeviceRole::Lan
                 && kernel.has_programs(device.index, role)
@@ -390,6 +395,27 @@ fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[M
             );
         }
     }
+}
+
+/// Takes a device from native to generic mode if another one that may be in either has no native mode.
+/// Native mode hands frames to a call of the other device's driver (`ndo_xdp_xmit`), which such a device
+/// lacks; generic mode hands them to any.
+fn make_like_others(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[Mode]) {
+    let is_generic = |other: &kernel_path::Attached| other.mode == Mode::Generic;
+    let is_this = |other: &kernel_path::Attached| other.ifindex == device.index;
+    let others = kernel.attached();
+    let is_native = others
+        .iter()
+        .any(|other| is_this(other) && other.mode == Mode::Native);
+    if !is_native || !modes.contains(&Mode::Generic) || !others.iter().any(is_generic) {
+        return;
+    }
+    tracing::info!(
+        "kernel path: device {} gets generic mode, as another one has no native mode",
+        device.name
+    );
+    kernel.detach(device.index);
+    attach(kernel, device, role, &[Mode::Generic]);
 }
 
 /// Others merge from the start. With XDP the kernel has veth merge, too.
