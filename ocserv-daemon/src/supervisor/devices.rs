@@ -28,6 +28,8 @@ pub struct Device {
     pub is_usable: bool,
     /// One end of a pair of virtual devices.
     pub is_veth: bool,
+    /// Number of the device that this one is a VLAN of; 0: it is none.
+    pub vlan_of: u32,
     /// Ethernet address.
     pub mac: [u8; 6],
     /// Its addresses.
@@ -79,9 +81,11 @@ fn device(link: &LinkMessage) -> Device {
             && link.header.flags.contains(LinkFlags::Up)
             && !link.header.flags.contains(LinkFlags::Loopback),
         is_veth: false,
+        vlan_of: 0,
         mac: [0; 6],
         addresses: Vec::new(),
     };
+    let (mut below, mut is_vlan, mut is_elsewhere) = (0, false, false);
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
@@ -92,9 +96,16 @@ fn device(link: &LinkMessage) -> Device {
             }
             LinkAttribute::LinkInfo(infos) => {
                 device.is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                is_vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan));
             }
+            LinkAttribute::Link(index) => below = *index,
+            // That number is one of another network namespace.
+            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
             _ => {}
         }
+    }
+    if is_vlan && !is_elsewhere {
+        device.vlan_of = below;
     }
     device
 }
@@ -141,6 +152,12 @@ pub fn owners<'a>(
         .filter(move |device| device.is_usable && device.addresses.iter().any(listens))
 }
 
+/// Whether usable VLAN devices are on a device.
+pub fn has_vlans(devices: &[Device], index: u32) -> bool {
+    let mut usable = devices.iter().filter(|device| device.is_usable);
+    usable.any(|device| device.vlan_of == index)
+}
+
 /// Number of the usable device that has an address; 0: none.
 pub fn index_of(devices: &[Device], ip: IpAddr) -> u32 {
     let mut usable = devices.iter().filter(|device| device.is_usable);
@@ -159,6 +176,7 @@ mod tests {
             name: format!("eth{index}"),
             is_usable,
             is_veth: false,
+            vlan_of: 0,
             mac: [0; 6],
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         }
@@ -185,6 +203,22 @@ mod tests {
         assert_eq!(owners_of(&["[::]:443"]), [2]);
         assert_eq!(owners_of(&["127.0.0.1:443"]), [0u32; 0]);
         assert_eq!(owners_of(&["198.51.100.1:443"]), [0u32; 0]);
+    }
+
+    #[test]
+    fn vlan_devices_name_the_device_below() {
+        let found = |attributes: &[LinkAttribute]| {
+            let mut link = LinkMessage::default();
+            link.attributes = attributes.to_vec();
+            super::device(&link).vlan_of
+        };
+        let kind = |kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        let below = LinkAttribute::Link(7);
+        assert_eq!(found(&[below.clone(), kind(InfoKind::Vlan)]), 7);
+        assert_eq!(found(&[below.clone(), kind(InfoKind::Veth)]), 0);
+        assert_eq!(found(std::slice::from_ref(&below)), 0);
+        let elsewhere = LinkAttribute::LinkNetNsId(3);
+        assert_eq!(found(&[below, elsewhere, kind(InfoKind::Vlan)]), 0);
     }
 
     #[test]

@@ -84,11 +84,12 @@ fn tell(costs: &Costs) {
 /// What to try on a device, in order.
 ///
 /// Where the driver has no XDP of its own, and on veth, which copies each packet for it, TC is cheaper.
-/// It knows no way past the stack.
-fn modes(config: &Config, device: &Device) -> &'static [Mode] {
+/// Below VLAN devices a network card may take tags off, which XDP does not see and TC does. It knows no way
+/// past the stack.
+fn modes(config: &Config, devices: &[Device], device: &Device) -> &'static [Mode] {
     match config.xdp {
         XdpMode::Auto if config.xdp_forward == XdpForward::Direct => &[Mode::Native, Mode::Generic],
-        XdpMode::Auto if device.is_veth => &[Mode::Tc],
+        XdpMode::Auto if device.is_veth || devices::has_vlans(devices, device.index) => &[Mode::Tc],
         XdpMode::Auto => &[Mode::Native, Mode::Tc],
         XdpMode::Native => &[Mode::Native],
         XdpMode::Generic => &[Mode::Generic],
@@ -189,7 +190,15 @@ impl Supervisor {
                 return;
             }
         }
-        let wanted = self.wanted_devices();
+        let wanted: Vec<Wanted> = self
+            .wanted_devices()
+            .into_iter()
+            .map(|(device, role)| Wanted {
+                modes: modes(&self.config, &self.devices, &device),
+                device,
+                role,
+            })
+            .collect();
         self.report_absent();
         let Some(kernel) = &mut self.kernel else {
             return;
@@ -199,9 +208,10 @@ impl Supervisor {
             .iter()
             .filter(|has| has.role != DeviceRole::Tun)
             .filter(|has| {
-                !wanted
-                    .iter()
-                    .any(|(device, role)| (device.index, *role) == (has.ifindex, has.role))
+                !wanted.iter().any(|wanted| {
+                    (wanted.device.index, wanted.role) == (has.ifindex, has.role)
+                        && wanted.modes.contains(&has.mode)
+                })
             })
             .map(|has| (has.ifindex, has.name.clone()))
             .collect();
@@ -209,22 +219,8 @@ impl Supervisor {
             tracing::info!("kernel path: device {name} has no programs any more");
             kernel.detach(ifindex);
         }
-        for (device, role) in &wanted {
-            attach(kernel, device, *role, modes(&self.config, device));
-        }
-        for (device, role) in &wanted {
-            make_like_others(kernel, device, *role, modes(&self.config, device));
-        }
-        for (device, role) in wanted {
-            // What goes to a LAN device without programs goes by the stack.
-            if role == DeviceRole::Lan
-                && kernel.has_programs(device.index, role)
-                && let Err(error) = kernel.set_mac(device.index, device.mac)
-            {
-                tracing::warn!("kernel path: device {}: {error:#}", device.name);
-            }
-        }
         let devices = &self.devices;
+        attach_all(kernel, devices, &wanted);
         kernel.refresh_devices(|ip| devices::index_of(devices, ip));
         kernel.forgive(|index| devices.iter().any(|d| d.index == index && d.is_usable));
         self.forget_gone_devices();
@@ -371,9 +367,43 @@ impl Supervisor {
     }
 }
 
-fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[Mode]) {
+/// A device that is to have programs.
+struct Wanted {
+    device: Device,
+    role: DeviceRole,
+    /// What to try, in order.
+    modes: &'static [Mode],
+}
+
+fn attach_all(kernel: &mut KernelPath, devices: &[Device], all: &[Wanted]) {
+    for wanted in all {
+        let mode = attach(kernel, wanted, wanted.modes);
+        if wanted.role == DeviceRole::Wan
+            && mode.is_some_and(|mode| mode != Mode::Tc)
+            && devices::has_vlans(devices, wanted.device.index)
+        {
+            warn_of_vlans(&wanted.device);
+        }
+    }
+    for wanted in all {
+        make_like_others(kernel, wanted);
+    }
+    for Wanted { device, role, .. } in all {
+        // What goes to a LAN device without programs goes by the stack.
+        if *role == DeviceRole::Lan
+            && kernel.has_programs(device.index, *role)
+            && let Err(error) = kernel.set_mac(device.index, device.mac)
+        {
+            tracing::warn!("kernel path: device {}: {error:#}", device.name);
+        }
+    }
+}
+
+/// The mode, if the device had no programs and has now.
+fn attach(kernel: &mut KernelPath, wanted: &Wanted, modes: &[Mode]) -> Option<Mode> {
+    let (device, role) = (&wanted.device, wanted.role);
     if kernel.has_programs(device.index, role) || kernel.was_refused(device.index) {
-        return;
+        return None;
     }
     match kernel.attach((device.index, &device.name), role, modes) {
         Ok(mode) => {
@@ -385,6 +415,7 @@ fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[M
             if mode == Mode::Tc && device.is_veth {
                 merge(kernel, device);
             }
+            Some(mode)
         }
         Err(error) => {
             // Once for each device: its events would repeat it.
@@ -393,21 +424,31 @@ fn attach(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[M
                 "kernel path: no programs on device {}: {error:#}; user space carries its packets",
                 device.name
             );
+            None
         }
     }
+}
+
+fn warn_of_vlans(device: &Device) {
+    tracing::warn!(
+        "kernel path: device {0} has VLAN devices on it: if it takes tags off in hardware, records to clients \
+         behind those leave without a tag; switch that off ('ethtool -K {0} rxvlan off'), or use 'xdp = tc' \
+         with 'xdp-forward = stack'",
+        device.name
+    );
 }
 
 /// Takes a device from native to generic mode if another one that may be in either has no native mode.
 /// Native mode hands frames to a call of the other device's driver (`ndo_xdp_xmit`), which such a device
 /// lacks; generic mode hands them to any.
-fn make_like_others(kernel: &mut KernelPath, device: &Device, role: DeviceRole, modes: &[Mode]) {
-    let is_generic = |other: &kernel_path::Attached| other.mode == Mode::Generic;
-    let is_this = |other: &kernel_path::Attached| other.ifindex == device.index;
-    let others = kernel.attached();
-    let is_native = others
+fn make_like_others(kernel: &mut KernelPath, wanted: &Wanted) {
+    let device = &wanted.device;
+    let attached = kernel.attached();
+    let is_native = attached
         .iter()
-        .any(|other| is_this(other) && other.mode == Mode::Native);
-    if !is_native || !modes.contains(&Mode::Generic) || !others.iter().any(is_generic) {
+        .any(|has| has.ifindex == device.index && has.mode == Mode::Native);
+    let has_generic = attached.iter().any(|has| has.mode == Mode::Generic);
+    if !is_native || !has_generic || !wanted.modes.contains(&Mode::Generic) {
         return;
     }
     tracing::info!(
@@ -415,7 +456,7 @@ fn make_like_others(kernel: &mut KernelPath, device: &Device, role: DeviceRole, 
         device.name
     );
     kernel.detach(device.index);
-    attach(kernel, device, role, &[Mode::Generic]);
+    attach(kernel, wanted, &[Mode::Generic]);
 }
 
 /// Others merge from the start. With XDP the kernel has veth merge, too.
@@ -431,5 +472,50 @@ fn merge(kernel: &mut KernelPath, device: &Device) {
 fn set_limits(kernel: &mut KernelPath, limits: RecordLimits) {
     if let Err(error) = kernel.set_limits(limits) {
         tracing::warn!("cannot change what the kernel path takes: {error:#}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ocserv_proto::config::parse;
+
+    use super::*;
+
+    /// The least that starts.
+    const BASE: &str = "auth = \"plain[passwd=/p]\"\ntcp-port = 443\nsocket-file = /s\nserver-cert = /c\n\
+                        server-key = /k\ndevice = vpns\nipv4-network = 192.168.1.0/24\n";
+
+    fn device(index: u32, vlan_of: u32) -> Device {
+        Device {
+            index,
+            name: format!("eth{index}"),
+            is_usable: true,
+            is_veth: false,
+            vlan_of,
+            mac: [0; 6],
+            addresses: Vec::new(),
+        }
+    }
+
+    /// What is tried on a device below `other`.
+    fn modes_below(other: Device, settings: &str) -> &'static [Mode] {
+        let text = format!("{BASE}{settings}\n");
+        let config = parse("test", text.as_bytes()).unwrap().config;
+        let devices = [device(2, 0), other];
+        modes(&config, &devices, &devices[0])
+    }
+
+    #[test]
+    fn below_vlan_devices_programs_see_tags() {
+        let mut off = device(3, 2);
+        off.is_usable = false;
+        for other in [device(3, 0), device(3, 1), off] {
+            assert_eq!(modes_below(other, "xdp = auto"), [Mode::Native, Mode::Tc]);
+        }
+        let vlan = || device(3, 2);
+        assert_eq!(modes_below(vlan(), "xdp = auto"), [Mode::Tc]);
+        assert_eq!(modes_below(vlan(), "xdp = native"), [Mode::Native]);
+        let direct = "xdp = auto\nxdp-forward = direct";
+        assert_eq!(modes_below(vlan(), direct), [Mode::Native, Mode::Generic]);
     }
 }
