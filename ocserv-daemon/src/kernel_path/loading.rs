@@ -135,8 +135,9 @@ where
 }
 
 fn check_kernel() -> Result<(), LoadError> {
-    let release = nix::sys::utsname::uname()
-        .map(|name| name.release().to_string_lossy().into_owned())
+    let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
+    let (release, build) = nix::sys::utsname::uname()
+        .map(|name| (text(name.release()), text(name.version())))
         .unwrap_or_default();
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
@@ -146,10 +147,17 @@ fn check_kernel() -> Result<(), LoadError> {
         return Err(LoadError::OldKernel(release));
     }
     let realtime = std::fs::read_to_string("/sys/kernel/realtime").unwrap_or_default();
-    if realtime.trim() == "1" {
+    if is_realtime(&realtime, &build) {
         return Err(LoadError::Realtime);
     }
     Ok(())
+}
+
+/// Whether the kernel is a real-time one, by `/sys/kernel/realtime` and the version of `uname`. The file came
+/// with the patches; Linux 6.12, which has their function itself, does not have it.
+fn is_realtime(file: &str, build: &str) -> bool {
+    let words = ["PREEMPT_RT", "PREEMPT RT"];
+    file.trim() == "1" || words.iter().any(|words| build.contains(words))
 }
 
 fn load_maps(options: &Options) -> Result<Ebpf, LoadError> {
@@ -234,3 +242,26 @@ const _: () = {
     assert!(offset_of!(Settings, rx) == 0 && offset_of!(Settings, tx) == 16);
     assert!(offset_of!(Settings, tun_ifindex) == 32 && offset_of!(Settings, direct) == 36);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_time_kernels_are_known() {
+        for (file, version) in [
+            ("1\n", ""),
+            ("", "#1 SMP PREEMPT_RT Debian 6.12.9-1 (2025-01-10)"),
+            ("", "#1 SMP PREEMPT RT Debian 4.19.67-2 (2019-08-28)"),
+        ] {
+            assert!(is_realtime(file, version), "{file} {version}");
+        }
+        for (file, version) in [
+            ("0\n", ""),
+            ("", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.115-1 (2024-11-01)"),
+            ("", "#1 SMP PREEMPT Fri Jan 10 2025"),
+        ] {
+            assert!(!is_realtime(file, version), "{file} {version}");
+        }
+    }
+}
