@@ -44,6 +44,7 @@ impl Config {
             syslog_facility => "syslog-facility",
             server_stats_reset_time => "server-stats-reset-time",
             debug_no_secmod_stats => "debug-no-secmod-stats",
+            try_mtu_discovery => "try-mtu-discovery",
             xdp => "xdp",
             xdp_interfaces => "xdp-interface",
             xdp_forward => "xdp-forward",

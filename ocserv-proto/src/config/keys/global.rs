@@ -163,7 +163,7 @@ pub(super) static KEYS: &[Key] = &[
     key("ping-leases", G, Works, |c, v| {
         put(&mut c.ping_leases, v.boolean())
     }),
-    key("try-mtu-discovery", G, Works, |c, v| {
+    key("try-mtu-discovery", GF, Works, |c, v| {
         put(&mut c.try_mtu_discovery, v.boolean())
     }),
     key("dtls-psk", G, Works, |c, v| {

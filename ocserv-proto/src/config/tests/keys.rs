@@ -5,16 +5,16 @@ use crate::config::keys::{self, Scope, Status};
 use crate::config::{NetPriority, PortProtocol, PortRule, RekeyMethod, SelectGroup};
 use crate::secret::Secret;
 
-/// config.md §4: every key with its scope.
+/// config.md §4: every key with its scope, but that of `try-mtu-discovery`, which is fixed here.
 const SHEET: &str = "
 G! chroot-dir debug-no-secmod-stats listen-host listen-netns listen-clear-file log-level
  occtl-socket-file pid-file run-as-user run-as-group sec-mod-scale server-stats-reset-time
- socket-file syslog-facility tcp-port udp-listen-host udp-port
+ socket-file syslog-facility tcp-port try-mtu-discovery udp-listen-host udp-port
 G auth-timeout ban-points-connection ban-points-kkdcp ban-points-wrong-password ban-reset-time
  ban-time compression-algo-priority connect-script device disconnect-script dtls-psk
  host-update-script isolate-workers limit-worker-memory listen-proxy-proto max-ban-score
  max-clients min-reauth-time ping-leases rate-limit-ms route-add-cmd route-del-cmd
- sec-mod-db-cleanup-time server-drain-ms try-mtu-discovery use-dbus use-occtl use-seccomp use-utmp
+ sec-mod-db-cleanup-time server-drain-ms use-dbus use-occtl use-seccomp use-utmp
 V! acct auth ca-cert dh-params enable-auth key-pin pin-file server-cert server-key srk-pin
  srk-pin-file
 V always-require-cert append-routes auto-select-group banner camouflage camouflage_realm

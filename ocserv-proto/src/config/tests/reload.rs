@@ -24,3 +24,11 @@ fn fixed_keys_are_named_and_kept() {
     assert_eq!(new.vhosts.len(), 3);
     assert_eq!(Config::changed_fixed_keys(&old, &new), [""; 0]);
 }
+
+/// The dataplane has it from its start.
+#[test]
+fn the_search_for_the_mtu_begins_and_ends_at_a_restart() {
+    let (old, mut new) = (config(""), config("try-mtu-discovery = true"));
+    assert_eq!(new.keep_fixed_keys(&old), ["try-mtu-discovery"]);
+    assert_eq!(new, old);
+}
