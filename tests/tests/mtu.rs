@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use ocserv_tests::bed::{GATEWAY4, LAN4, LAN6, PORT, Site, USER};
 use ocserv_tests::client::DTLS_UP;
-use ocserv_tests::{Bed, Client, Config, Login, Namespace, Server, scenario, traffic, wait};
+use ocserv_tests::{Bed, Client, Config, Login, Namespace, Role, Server, scenario, traffic, wait};
 
 /// IPv4 and UDP header, record of AES-GCM with its type byte.
 const OVERHEAD: usize = 28 + 38;
@@ -223,5 +223,24 @@ fn with_discovery_a_path_that_loses_large_datagrams_silently_is_noticed() {
         let mtu = use_narrow_path(bed, WIDTH, true)?;
         assert!(mtu <= WIDTH - OVERHEAD, "{mtu}");
         Ok(())
+    });
+}
+
+/// What the former one found out is gone with it, so the kernel path must not go on with that either.
+#[test]
+fn another_dataplane_begins_with_what_was_negotiated() {
+    scenario(|bed| {
+        let routers = Routers::insert(bed)?;
+        routers.set_mtu(1400)?;
+        let config = Config::new(bed).set("try-mtu-discovery", "true");
+        let server = Server::start(bed, &config)?;
+        let client = Login::new().connect_dtls(bed)?;
+        wait_fitting(&server, &client, 1400)?;
+        routers.set_mtu(1500)?;
+        bed.gateway().ip("route flush cache")?;
+        server.kill_and_wait_replaced(Role::Dataplane)?;
+        wait::until_true("the MTU that was negotiated", wait::LONG, || {
+            shown_mtu(&server).is_ok_and(|mtu| mtu == 1500 - OVERHEAD)
+        })
     });
 }

@@ -113,7 +113,8 @@ impl Supervisor {
         Ok((setup, fds))
     }
 
-    fn restore_sessions(&self) {
+    fn restore_sessions(&mut self) {
+        self.forget_path_mtus();
         let tunnels = self.connections.values().filter_map(|c| c.tunnel.as_ref());
         let mut tunnels: Vec<_> = tunnels.collect();
         // The last one told has the networks that several have: the newest, as in the kernel's tables.
@@ -123,6 +124,21 @@ impl Supervisor {
             for (channel, installed) in tunnel.channels.iter().enumerate() {
                 let Some(installed) = installed else { continue };
                 self.tell_dataplane(installed.message(tunnel.slot, channel as u8));
+            }
+        }
+    }
+
+    /// Another dataplane begins its searches with what was agreed on, and tells only what differs.
+    fn forget_path_mtus(&mut self) {
+        let connections = self.connections.values_mut();
+        for tunnel in connections.filter_map(|c| c.tunnel.as_mut()) {
+            let agreed = tunnel.params.mtu;
+            if tunnel.mtu == 0 || tunnel.mtu == agreed {
+                continue;
+            }
+            tunnel.mtu = agreed;
+            if let Some(kernel) = &mut self.kernel {
+                kernel.set_mtu(tunnel.slot.0, agreed);
             }
         }
     }
