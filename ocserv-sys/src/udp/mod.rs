@@ -89,6 +89,8 @@ pub fn takes_priority() -> bool {
 pub struct UdpPort {
     fd: OwnedFd,
     local: SocketAddr,
+    /// Whether it is bound to all addresses of both families.
+    dual: bool,
     /// Whether the kernel cuts runs into datagrams: unlearned when a device does not.
     cuts_runs: AtomicBool,
     /// Whether received messages may hold several datagrams.
@@ -114,15 +116,20 @@ impl UdpPort {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
             message::set_int_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }
+        let dual = is_dual(&socket, local)?;
         // IPv4 comes by sockets of both families.
         message::set_int_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
         set_path_mtu(&socket, local.is_ipv4(), path_mtu)?;
+        if dual {
+            set_path_mtu(&socket, true, path_mtu)?;
+        }
         // A kernel that does not know the option would send a run as one datagram.
         let cuts_runs = set_udp_option(&socket, libc::UDP_SEGMENT, 0).is_ok();
         let merges = set_udp_option(&socket, libc::UDP_GRO, 1).is_ok();
         Ok(Self {
             fd: socket.into(),
             local,
+            dual,
             cuts_runs: AtomicBool::new(cuts_runs),
             merges,
         })
@@ -136,7 +143,7 @@ impl UdpPort {
     /// Whether datagrams from `local` can be sent here.
     pub fn serves(&self, local: SocketAddr) -> bool {
         self.local.port() == local.port()
-            && self.local.is_ipv4() == local.is_ipv4()
+            && (self.local.is_ipv4() == local.is_ipv4() || self.dual)
             && (self.local.ip().is_unspecified() || self.local.ip() == local.ip())
     }
 
@@ -164,6 +171,11 @@ impl AsFd for UdpPort {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Ours are not, but one that a service manager hands over may be.
+fn is_dual(socket: &Socket, local: SocketAddr) -> io::Result<bool> {
+    Ok(local.is_ipv6() && local.ip().is_unspecified() && !socket.only_v6()?)
 }
 
 fn set_path_mtu(socket: &Socket, ipv4: bool, path_mtu: PathMtu) -> io::Result<()> {

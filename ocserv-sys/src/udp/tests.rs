@@ -82,6 +82,76 @@ fn wait(port: &UdpPort) {
     assert_eq!(poll(&mut fds, PollTimeout::from(5000u16)).unwrap(), 1);
 }
 
+/// As a service manager hands it over: for both families.
+fn port_for_both(path_mtu: PathMtu) -> UdpPort {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+    socket.set_only_v6(false).unwrap();
+    socket.bind(&any.into()).unwrap();
+    UdpPort::new(socket.into(), path_mtu).unwrap()
+}
+
+#[test]
+fn a_socket_for_both_families_serves_ipv4_too() {
+    let server = port_for_both(PathMtu::Discover);
+    let client = port("127.0.0.1:0");
+    let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), server.local_addr().port());
+    let target = at("127.0.0.53");
+    let mut out = TxBatch::new(8, 100);
+    push(&mut out, b"question", &plain(target), 1);
+    assert_eq!(client.send_batch(&mut out).sent, 1);
+    let mut received = RxBatch::new(8, 100);
+    wait(&server);
+    assert_eq!(server.recv_batch(&mut received).unwrap(), 1);
+    let datagram = received.datagram(0);
+    let addresses = (datagram.local, datagram.peer);
+    assert_eq!(addresses, (target, client.local_addr()));
+    assert!(server.serves(target) && server.serves(at("::1")));
+
+    let answer = Destination {
+        source: Some(target.ip()),
+        marking: Some(Marking::Tos(0x10)),
+        ..plain(client.local_addr())
+    };
+    for number in 0..3 {
+        push(&mut out, b"answer", &answer, number);
+    }
+    assert_eq!(server.send_batch(&mut out).sent, 3);
+    wait(&client);
+    assert_eq!(client.recv_batch(&mut received).unwrap(), 3);
+    let datagram = received.datagram(2);
+    assert_eq!((datagram.peer, datagram.tos), (target, 0x10));
+    assert_eq!(datagram.bytes, b"answer");
+}
+
+#[test]
+fn a_socket_for_one_family_serves_no_other() {
+    for (any, own, other) in [
+        ("[::]:0", "::1", "127.0.0.1"),
+        ("0.0.0.0:0", "127.0.0.1", "::1"),
+    ] {
+        let port = port(any);
+        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port.local_addr().port());
+        assert!(port.serves(at(own)) && !port.serves(at(other)));
+    }
+}
+
+#[test]
+fn a_socket_for_both_families_treats_long_datagrams_of_both_alike() {
+    with_short_loopback(|| {
+        for (path_mtu, expected) in [(PathMtu::Discover, &[7][..]), (PathMtu::Fragment, &[])] {
+            let server = port_for_both(path_mtu);
+            for ip in ["127.0.0.1", "::1"] {
+                let mut out = TxBatch::new(1, 2000);
+                let peer = SocketAddr::new(ip.parse().unwrap(), 9);
+                push(&mut out, &[0; 1600], &plain(peer), 7);
+                server.send_batch(&mut out);
+                assert_eq!(out.too_long(), expected, "{path_mtu:?} {ip}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_batch_arrives_with_both_addresses() {
     for (any, from, ip) in [
