@@ -108,7 +108,8 @@ pub(super) fn addresses(packet: &[u8]) -> &[u8] {
     packet.get(range).unwrap_or(&[])
 }
 
-fn network_len(packet: &[u8]) -> usize {
+/// Length of the IP header, which has no options.
+pub(super) fn network_len(packet: &[u8]) -> usize {
     match get8(packet, 0) >> 4 {
         4 => IPV4_HEADER,
         _ => IPV6_HEADER,

@@ -2,8 +2,9 @@
 //! `__udp_gso_segment`, `inet_gso_segment`), and checksums that it left to the device.
 
 use super::checksum::{fold, sum};
+use super::flow::{addresses, checksums_hold, network_len};
 use super::vnet::{
-    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CHECKSUM, VnetHeader,
+    DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CHECKSUM, VnetHeader,
 };
 use super::{
     IPV4_HEADER, IPV6_HEADER, TCP, TCP_CHECKSUM, TCP_HEADER, UDP, UDP_CHECKSUM, UDP_HEADER, get8,
@@ -147,18 +148,22 @@ impl Cut {
         } else {
             (UDP_HEADER, UDP_CHECKSUM)
         };
+        let pseudo = if header.flags & NEEDS_CHECKSUM != 0 {
+            let there = usize::from(header.checksum_start) == transport
+                && usize::from(header.checksum_offset) == field;
+            there.then(|| pseudo_without_length(packet, transport, field))
+        } else {
+            pseudo_of_whole(header, packet, transport, protocol)
+        };
         let cut = Self {
             is_ipv4: version == 4,
             is_tcp,
             transport,
             headers: transport + transport_len,
             size: header.gso_size.into(),
-            pseudo: pseudo_without_length(packet, transport, field),
+            pseudo: pseudo.ok_or(Malformed)?,
         };
         let sound = get8(packet, 0) >> 4 == version
-            && header.flags & NEEDS_CHECKSUM != 0
-            && usize::from(header.checksum_start) == transport
-            && usize::from(header.checksum_offset) == field
             && (!is_tcp || transport_len >= TCP_HEADER)
             && cut.size > 0
             && cut.headers < packet.len();
@@ -225,6 +230,20 @@ fn write_ipv4(network: &mut [u8], len: usize, index: usize) {
 fn pseudo_without_length(packet: &[u8], transport: usize, field: usize) -> u32 {
     let len = packet.len().saturating_sub(transport) as u16;
     u32::from(get16(packet, transport + field)) + u32::from(!len)
+}
+
+/// The same of a packet whose checksum field is whole. Segments get right checksums, so a wrong one must
+/// not come this far: the device says that it is right, or it is looked at here.
+fn pseudo_of_whole(
+    header: &VnetHeader,
+    packet: &[u8],
+    transport: usize,
+    protocol: u8,
+) -> Option<u32> {
+    // Options and extension headers may name other addresses, which the checksum counts.
+    let plain = transport == network_len(packet);
+    let right = plain && (header.flags & DATA_VALID != 0 || checksums_hold(packet));
+    right.then(|| sum(addresses(packet)) + u32::from(protocol))
 }
 
 /// Where the header of `protocol` begins, if the IP header is one and announces what is there.

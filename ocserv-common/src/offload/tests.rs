@@ -2,12 +2,13 @@
 
 use proptest::prelude::*;
 
+use super::checksum::{fold, sum};
 use super::coalesce::{Coalescer, Kind, MAX_PLANNED, Offers};
 use super::samples::Sample;
 use super::segment::{Malformed, Segmenter};
 use super::super_packet::MAX_HEADERS;
 use super::vnet::{
-    GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CHECKSUM, VNET_HEADER, VnetHeader,
+    DATA_VALID, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CHECKSUM, VNET_HEADER, VnetHeader,
 };
 use super::{MAX_SEGMENTS, MAX_SUPER_PACKET, put};
 
@@ -449,6 +450,37 @@ proptest! {
             header.checksum_offset = if gso == 5 { 6 } else { 16 };
         }
         let _ = segments(&header, &packet);
+    }
+
+    #[test]
+    fn a_whole_checksum_is_held_against_the_packet_unless_the_device_did(
+        (is_ipv4, is_tcp) in any::<(bool, bool)>(),
+        (len, count) in (1usize..700, 2usize..5),
+        (at, bit) in (any::<prop::sample::Index>(), 0u8..8),
+    ) {
+        let first = Sample::new(is_ipv4, is_tcp, 80).payload(0, len);
+        let packets: Vec<_> = std::iter::successors(Some(first), |last| Some(last.next(len)))
+            .take(count)
+            .map(|sample| sample.bytes())
+            .collect();
+        let written = coalesced(&packets, Offers::ALL);
+        let [(header, open, _)] = &written[..] else {
+            panic!("{written:?}");
+        };
+        // As whole as the packet, which the segments' own checksums are not.
+        let mut whole = open.clone();
+        let (start, offset) = (header.checksum_start, header.checksum_offset);
+        let checksum = match !fold(sum(&whole[start.into()..])) {
+            0 if !is_tcp => 0xffff,
+            other => other,
+        };
+        put(&mut whole, (start + offset).into(), &checksum.to_be_bytes());
+        let with = |flags| VnetHeader { flags, checksum_start: 0, checksum_offset: 0, ..*header };
+        prop_assert_eq!(segments(&with(0), &whole), Ok(packets.clone()));
+        prop_assert_eq!(segments(&with(DATA_VALID), &whole), Ok(packets));
+        let place = usize::from(start) + at.index(whole.len() - usize::from(start));
+        whole[place] ^= 1u8 << bit;
+        prop_assert_eq!(segments(&with(0), &whole), Err(Malformed));
     }
 
     #[test]

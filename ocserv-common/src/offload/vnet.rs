@@ -5,6 +5,8 @@ pub const VNET_HEADER: usize = 10;
 
 /// The checksum field holds only the pseudo-header's sum (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
 pub const NEEDS_CHECKSUM: u8 = 1;
+/// The checksum field is whole, and right (`VIRTIO_NET_HDR_F_DATA_VALID`).
+pub const DATA_VALID: u8 = 2;
 /// Not a super-packet.
 pub const GSO_NONE: u8 = 0;
 /// TCP over IPv4.
@@ -19,7 +21,7 @@ pub const GSO_ECN: u8 = 0x80;
 /// How to treat the packet behind it. Lengths and offsets are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VnetHeader {
-    /// [`NEEDS_CHECKSUM`] or nothing; other bits may be ignored.
+    /// [`NEEDS_CHECKSUM`], [`DATA_VALID`] or nothing; other bits may be ignored.
     pub flags: u8,
     /// `GSO_*`.
     pub gso_type: u8,
