@@ -8,6 +8,9 @@ const WINDOW_MS: u128 = 500;
 /// The state's lower bits count what the window has used, the upper ones number the window.
 const USED_BITS: u32 = 40;
 const USED_MASK: u64 = (1 << USED_BITS) - 1;
+/// Threads look at the clock once a batch, so one of them may have a window that another has left: so
+/// many windows ahead is newer, and anything else long past.
+const MOST_AHEAD: u64 = 2;
 
 /// Limits a rate over all threads; what is over the limit is dropped, not queued.
 #[derive(Debug)]
@@ -32,13 +35,14 @@ impl RateLimit {
         if self.per_window == 0 {
             return true;
         }
-        let window = ((now.as_millis() / WINDOW_MS) as u64) << USED_BITS;
+        let current = ((now.as_millis() / WINDOW_MS) as u64) << USED_BITS;
         let mut old = self.state.load(Ordering::Relaxed);
         loop {
-            let used = if old & !USED_MASK == window {
-                old & USED_MASK
+            let known = old & !USED_MASK;
+            let (window, used) = if known.wrapping_sub(current) >> USED_BITS <= MOST_AHEAD {
+                (known, old & USED_MASK)
             } else {
-                0
+                (current, 0)
             };
             if used >= self.per_window {
                 return false;
@@ -83,5 +87,30 @@ mod tests {
         assert!(limit.allows(Duration::from_secs(1), usize::MAX));
         assert!(!limit.allows(Duration::from_secs(1), 1));
         assert!(limit.allows(Duration::from_secs(2), 1));
+    }
+
+    #[test]
+    fn threads_that_disagree_about_the_window_share_the_limit() {
+        let limit = RateLimit::new(4000);
+        let (ahead, behind) = (Duration::from_millis(1000), Duration::from_millis(999));
+        let passed = (0..100).filter(|n| {
+            let now = if n % 2 == 0 { ahead } else { behind };
+            limit.allows(now, 1000)
+        });
+        assert_eq!(passed.count(), 2);
+    }
+
+    #[test]
+    fn what_is_long_past_does_not_look_new() {
+        // The number of the window has 24 bits.
+        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+        for up in [1, 49, 60, 97, 98, 150, 200] {
+            let limit = RateLimit::new(2);
+            for day in [up, up + 50, up + 100] {
+                assert!(limit.allows(days(day), 1), "{up} {day}");
+                assert!(!limit.allows(days(day), 1));
+                assert!(limit.allows(days(day) + Duration::from_secs(1), 1));
+            }
+        }
     }
 }
