@@ -5,6 +5,7 @@
 //! is tried with the sessions that were heard from that IP; the channel moves there only if it opens
 //! (protocol.md 8.6).
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ use crate::costs::Direction;
 
 /// Sessions behind one IP that a record from an unknown port is tried with.
 const MAX_CANDIDATES: usize = 8;
+/// Sessions that are looked at for them.
+const MAX_LOOKS: usize = 64;
 /// Such records that are tried, a second and thread. A neighbour of a client can send them without end,
 /// and each costs more than the records of sessions do.
 pub(super) const TRIES_PER_SECOND: u64 = 2000;
@@ -188,13 +191,19 @@ impl Worker {
             scratch,
             ..
         } = self;
-        let sessions = table.heard_from(flow.peer.ip()).iter();
+        let Some(header) = RecordHeader::parse(record) else {
+            return false;
+        };
+        let ip = flow.peer.ip();
+        let looked = Cell::new(0);
+        let sessions = table.heard_from(ip).iter().take(MAX_LOOKS);
+        let sessions = sessions.inspect(|_| looked.set(looked.get() + 1));
         let sessions = sessions.filter_map(|slot| table.by_slot(*slot));
         let mut movable = sessions
-            .filter(|session| session.may_move(now))
+            .filter(|session| session.may_move(now) && may_have_sent(session, &header))
             .take(MAX_CANDIDATES)
             .peekable();
-        if movable.peek().is_none() || !tries.allows(now, 1) {
+        if movable.peek().is_some() && !tries.allows(now, 1) {
             return false;
         }
         let mut inbound = Inbound {
@@ -204,6 +213,8 @@ impl Worker {
             scratch,
         };
         let Some(slot) = movable.find_map(|session| inbound.open_moved(session, record)) else {
+            let looked = looked.get();
+            self.table.look_further(ip, looked);
             return false;
         };
         self.table.learn_flow(slot, flow);
@@ -212,6 +223,16 @@ impl Worker {
         }
         true
     }
+}
+
+/// Whether one of the session's channels would look at the record's content.
+fn may_have_sent(session: &Session, header: &RecordHeader) -> bool {
+    let fits = session.each_channel(|channel| {
+        let window = session.record(channel).window();
+        let fits = channel.crypto.epoch() == header.epoch && window.would_accept(header.sequence);
+        fits.then_some(())
+    });
+    fits.is_some()
 }
 
 /// Tells the control task of channels that moved. When its queue is full the timer tells it again.

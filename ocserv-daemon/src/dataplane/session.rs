@@ -288,7 +288,12 @@ pub mod tests {
     }
 
     pub fn crypto(epoch: u16) -> DtlsChannel {
-        let bytes = |len| Secret::new(vec![1; len]);
+        crypto_of(1, epoch)
+    }
+
+    /// The same of either side: with keys of this byte.
+    pub fn crypto_of(byte: u8, epoch: u16) -> DtlsChannel {
+        let bytes = |len| Secret::new(vec![byte; len]);
         let keys = ChannelKeys {
             cipher: Cipher::Aes128Gcm,
             epoch,

@@ -174,6 +174,14 @@ impl SessionTable {
     pub fn heard_from(&self, ip: IpAddr) -> &[u32] {
         self.by_ip.get(&ip).map_or(&[], Vec::as_slice)
     }
+
+    /// Puts the first `count` of [`Self::heard_from`] behind the others.
+    pub fn look_further(&mut self, ip: IpAddr, count: usize) {
+        if let Some(slots) = self.by_ip.get_mut(&ip) {
+            let count = count.min(slots.len());
+            slots.rotate_left(count);
+        }
+    }
 }
 
 #[cfg(test)]

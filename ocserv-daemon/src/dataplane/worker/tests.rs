@@ -13,6 +13,8 @@ use super::super::session::tests::{crypto, params};
 use super::*;
 use crate::ipc::ids::Slot;
 
+mod clients;
+
 /// More than a batch has room for, and more than a few of it.
 const MANY: u32 = 320;
 /// As negotiated.

@@ -1,0 +1,119 @@
+//! Clients with keys of their own, all behind one address.
+
+use ocserv_proto::dtls::DtlsChannel;
+
+use super::super::super::session::tests::crypto_of;
+use super::*;
+
+struct Client {
+    session: Arc<Session>,
+    socket: UdpSocket,
+    crypto: DtlsChannel,
+    next_sequence: u64,
+}
+
+fn socket() -> UdpSocket {
+    UdpSocket::bind("127.0.0.1:0").unwrap()
+}
+
+impl Client {
+    /// A session whose channel is in use at a socket of its own.
+    fn new(bed: &mut Bed, slot: u32) -> Self {
+        let mut params = params(0);
+        params.slot = Slot(slot);
+        params.ipv4 = Some([10, 9, 0, 2 + slot as u8].into());
+        params.app_id = Some([slot as u8; 32]);
+        params.mtu = MTU;
+        let session = Session::new(params, Arc::clone(&bed.shared), false).unwrap();
+        session.shared().channels[0].start(1, 1, 1, 1, 0);
+        let client = Self {
+            session: Arc::new(session),
+            socket: socket(),
+            crypto: crypto_of(slot as u8 + 1, 1),
+            next_sequence: 1,
+        };
+        let flow = client.flow(bed);
+        let session = &client.session;
+        session.install(0, crypto_of(slot as u8 + 1, 1), flow);
+        bed.worker.table.add(Arc::clone(session));
+        bed.worker.table.learn_flow(slot, flow);
+        client
+    }
+
+    /// Where it sends from.
+    fn flow(&self, bed: &Bed) -> Flow {
+        flow_of(bed, &self.socket)
+    }
+
+    /// Where its session has it.
+    fn known_flow(&self) -> Option<Flow> {
+        self.session.each_channel(|channel| Some(channel.flow()))
+    }
+
+    fn record(&mut self) -> Vec<u8> {
+        let mut record = [0; 200];
+        let kind = PacketType::DpdResponse.to_byte();
+        let sealed = self
+            .crypto
+            .seal(self.next_sequence, kind, &[0], &mut record);
+        self.next_sequence += 1;
+        record[..sealed.unwrap()].to_vec()
+    }
+
+    /// Sends a record, which the thread reads.
+    fn send(&mut self, bed: &mut Bed) {
+        let record = self.record();
+        bed.hear(&self.socket, &record);
+    }
+
+    /// As if it had sent so many.
+    fn has_sent(&mut self, count: u64) {
+        self.next_sequence = count + 1;
+        let window = self.session.shared().channels[0].window();
+        window.reset(self.next_sequence);
+    }
+}
+
+impl Bed {
+    /// A datagram, which the thread reads.
+    fn hear(&mut self, from: &UdpSocket, bytes: &[u8]) {
+        from.send_to(bytes, flow_of(self, from).local).unwrap();
+        let mut batch = RxBatch::new(BATCH, MAX_DATAGRAM);
+        self.worker.read_port(0, &mut batch).unwrap();
+        assert_eq!(batch.len(), 1);
+    }
+}
+
+fn flow_of(bed: &Bed, socket: &UdpSocket) -> Flow {
+    Flow {
+        peer: socket.local_addr().unwrap(),
+        local: bed.worker.out.ports[0].local_addr(),
+    }
+}
+
+#[test]
+fn every_client_behind_an_address_can_move() {
+    let mut bed = Bed::new();
+    let mut clients: Vec<_> = (0..20).map(|slot| Client::new(&mut bed, slot)).collect();
+    // Those that have moved are not tried again so soon.
+    for client in clients.iter_mut().rev() {
+        client.socket = socket();
+        for _ in 0..3 {
+            client.send(&mut bed);
+        }
+        assert_eq!(client.known_flow(), Some(client.flow(&bed)));
+    }
+}
+
+#[test]
+fn sessions_that_cannot_have_sent_a_record_are_not_tried() {
+    let mut bed = Bed::new();
+    let mut clients: Vec<_> = (0..20).map(|slot| Client::new(&mut bed, slot)).collect();
+    let (last, others) = clients.split_last_mut().unwrap();
+    others
+        .iter_mut()
+        .for_each(|client| client.has_sent(1_000_000));
+    last.socket = socket();
+    last.send(&mut bed);
+    assert_eq!(last.known_flow(), Some(last.flow(&bed)));
+}
