@@ -165,23 +165,40 @@ impl Worker {
                 // The keys are known to the session before this thread hears of its flow.
                 pending.get(&flow, now).and_then(|slot| table.by_slot(slot))
             });
-            let opened = match known.and_then(|session| inbound.open_known(session, record)) {
-                Some(opened) => opened,
-                None => {
-                    let moved = first && self.open_from_elsewhere(origin, record);
-                    self.strays.unknown += u64::from(!moved);
-                    moved
+            let tried = known.and_then(|session| {
+                let result = inbound.open_known(session, record)?;
+                Some((session.slot(), result))
+            });
+            if !matches!(tried, Some((_, Ok(())))) {
+                let failed = tried.and_then(|(slot, result)| Some((slot, result.err()?)));
+                // Also where the flow is known: the NAT may have given it to another client.
+                let slot = failed.map(|(slot, _)| slot);
+                if !(first && self.open_from_elsewhere(origin, record, slot)) {
+                    self.count_unopened(failed);
+                    return;
                 }
-            };
-            if !opened {
-                return;
             }
             first = false;
         }
     }
 
-    /// Tries the sessions that were heard from the sender's IP. Whether one took the record.
-    fn open_from_elsewhere(&mut self, origin: Origin, record: &mut [u8]) -> bool {
+    /// Counts a record for the session of its flow, if that has one.
+    fn count_unopened(&mut self, known: Option<(u32, DropReason)>) {
+        let session = known.and_then(|(slot, reason)| Some((self.table.by_slot(slot)?, reason)));
+        match session {
+            Some((session, reason)) => session.shared().count_drop(reason),
+            None => self.strays.unknown += 1,
+        }
+    }
+
+    /// Tries the sessions that were heard from the sender's IP, but for that of slot `known`. Whether one
+    /// took the record.
+    fn open_from_elsewhere(
+        &mut self,
+        origin: Origin,
+        record: &mut [u8],
+        known: Option<u32>,
+    ) -> bool {
         let Origin { now, flow, .. } = origin;
         let Self {
             table,
@@ -198,7 +215,8 @@ impl Worker {
         let looked = Cell::new(0);
         let sessions = table.heard_from(ip).iter().take(MAX_LOOKS);
         let sessions = sessions.inspect(|_| looked.set(looked.get() + 1));
-        let sessions = sessions.filter_map(|slot| table.by_slot(*slot));
+        let others = sessions.filter(|slot| Some(**slot) != known);
+        let sessions = others.filter_map(|slot| table.by_slot(*slot));
         let mut movable = sessions
             .filter(|session| session.may_move(now) && may_have_sent(session, &header))
             .take(MAX_CANDIDATES)
@@ -259,34 +277,28 @@ fn is_handshake(header: &RecordHeader) -> bool {
 
 impl Inbound<'_> {
     /// Opens a record with the session's channels of this flow. `None`: there is none, so the
-    /// record may be from a channel that moves. `false`: it does not open, and was counted.
-    fn open_known(&mut self, session: &Session, record: &mut [u8]) -> Option<bool> {
+    /// record may be from a channel that moves. An error: it does not open, and is as it was.
+    fn open_known(
+        &mut self,
+        session: &Session,
+        record: &mut [u8],
+    ) -> Option<Result<(), DropReason>> {
         let mut failure = None;
         let taken = session.each_channel(|channel| {
             if channel.flow() != self.origin.flow {
                 return None;
             }
-            match failure {
-                // What the first channel tried has spoilt the bytes.
-                Some(_) => record.copy_from_slice(self.scratch),
-                None => self.save(record),
+            if failure.is_none() {
+                self.save(record);
             }
-            match self.open(session, channel, record, false) {
-                Ok(()) => Some(()),
-                Err(reason) => {
-                    failure = failure.or(Some(reason));
-                    None
-                }
+            let result = self.open(session, channel, record, false);
+            if let Err(reason) = result {
+                record.copy_from_slice(self.scratch);
+                failure = failure.or(Some(reason));
             }
+            result.ok()
         });
-        match (taken, failure) {
-            (Some(()), _) => Some(true),
-            (None, Some(reason)) => {
-                session.shared().count_drop(reason);
-                Some(false)
-            }
-            (None, None) => None,
-        }
+        taken.map(Ok).or(failure.map(Err))
     }
 
     /// Tries a record with a session that may have moved here. Its slot if it opened.

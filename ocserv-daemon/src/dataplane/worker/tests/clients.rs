@@ -1,5 +1,6 @@
 //! Clients with keys of their own, all behind one address.
 
+use ocserv_common::session::DropReason;
 use ocserv_proto::dtls::DtlsChannel;
 
 use super::super::super::session::tests::crypto_of;
@@ -72,6 +73,10 @@ impl Client {
         let window = self.session.shared().channels[0].window();
         window.reset(self.next_sequence);
     }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.session.shared().drops(reason)
+    }
 }
 
 impl Bed {
@@ -116,4 +121,30 @@ fn sessions_that_cannot_have_sent_a_record_are_not_tried() {
     last.socket = socket();
     last.send(&mut bed);
     assert_eq!(last.known_flow(), Some(last.flow(&bed)));
+}
+
+#[test]
+fn a_dead_flow_does_not_hide_whom_the_nat_gave_it_to() {
+    for (dead_sent, reason) in [(0, DropReason::Auth), (1_000_000, DropReason::Replay)] {
+        let mut bed = Bed::new();
+        let mut dead = Client::new(&mut bed, 0);
+        let mut client = Client::new(&mut bed, 1);
+        if dead_sent > 0 {
+            dead.has_sent(dead_sent);
+        }
+        let flow = dead.flow(&bed);
+        client.socket = dead.socket.try_clone().unwrap();
+        let mut forged = client.record();
+        forged[30] ^= 1;
+        bed.hear(&client.socket, &forged);
+        assert_eq!(dead.drops(reason), 1);
+        assert_ne!(client.known_flow(), Some(flow));
+
+        client.send(&mut bed);
+        assert_eq!(client.known_flow(), Some(flow));
+        assert_eq!(dead.drops(reason), 1, "it was another's");
+        client.send(&mut bed);
+        assert_eq!(bed.worker.strays.unknown, 0);
+        assert!(client.session.shared().last_udp_rx_secs.get() > 0);
+    }
 }
