@@ -109,31 +109,34 @@ impl Worker {
     /// Hands a datagram to the gate of the session that its ClientHello names, or that its flow
     /// belongs to.
     pub(super) fn pass_handshake(&mut self, now: Now, flow: Flow, bytes: &[u8]) {
-        let session = match find_app_id(bytes) {
+        let (session, named) = match find_app_id(bytes) {
             Ok(app_id) => {
                 let session = self.table.by_app_id(&app_id);
                 match session {
                     Some(session) => self.pending.insert(flow, session.slot(), now),
                     None => self.early.insert(app_id, flow, bytes, now),
                 }
-                session
+                (session, true)
             }
             Err(HelloError::NotClientHello | HelloError::NotHandshake) => {
                 let pending = self.pending.get(&flow, now);
-                let session = pending.and_then(|slot| self.table.by_slot(slot));
-                session.or_else(|| self.table.by_flow(&flow))
+                match pending.and_then(|slot| self.table.by_slot(slot)) {
+                    Some(session) => (Some(session), true),
+                    None => (self.table.by_flow(&flow), false),
+                }
             }
             Err(HelloError::ZeroRandom) => {
                 self.strays.zero_random += 1;
                 return;
             }
-            Err(_) => None,
+            Err(_) => (None, false),
         };
         let Some(session) = session else {
             self.strays.unknown += 1;
             return;
         };
-        if session.handshake.load().as_deref() != Some(&flow) {
+        // Anyone can forge a datagram of a known flow: answers to another flow must stay allowed.
+        if named && session.handshake.load().as_deref() != Some(&flow) {
             session.handshake.store(Some(Arc::new(flow)));
         }
         self.out.handshake_to_gate(session, &flow, bytes);

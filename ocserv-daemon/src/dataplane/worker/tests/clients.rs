@@ -96,6 +96,25 @@ fn flow_of(bed: &Bed, socket: &UdpSocket) -> Flow {
     }
 }
 
+/// A ClientHello with this App-ID as its session id.
+fn hello(app_id: [u8; 32]) -> Vec<u8> {
+    let body = [
+        &[0xfe, 0xfd][..],
+        &[7; 32],
+        &[32],
+        &app_id,
+        &[0, 0, 2, 0, 0xa9, 1, 0],
+    ]
+    .concat();
+    let len = body.len() as u8;
+    let record = [22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, len + 12];
+    let message = [1, 0, 0, len, 0, 0, 0, 0, 0, 0, 0, len];
+    [&record[..], &message, &body].concat()
+}
+
+/// A ChangeCipherSpec, which names nobody.
+const LATER_FLIGHT: [u8; 14] = [20, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1];
+
 #[test]
 fn every_client_behind_an_address_can_move() {
     let mut bed = Bed::new();
@@ -147,4 +166,28 @@ fn a_dead_flow_does_not_hide_whom_the_nat_gave_it_to() {
         assert_eq!(bed.worker.strays.unknown, 0);
         assert!(client.session.shared().last_udp_rx_secs.get() > 0);
     }
+}
+
+#[test]
+fn a_record_of_an_old_flow_does_not_take_a_handshake_away() {
+    let mut bed = Bed::new();
+    let client = Client::new(&mut bed, 1);
+    let handshake = || client.session.handshake.load().as_deref().copied();
+    let [first, second] = [socket(), socket()];
+    bed.hear(&first, &hello([1; 32]));
+    assert_eq!(handshake(), Some(flow_of(&bed, &first)));
+    bed.hear(&client.socket, &LATER_FLIGHT);
+    assert_eq!(handshake(), Some(flow_of(&bed, &first)));
+    assert!(
+        client.session.is_clients(&client.flow(&bed)),
+        "it may be answered"
+    );
+
+    // Both named the session.
+    bed.hear(&second, &hello([1; 32]));
+    bed.hear(&first, &LATER_FLIGHT);
+    assert_eq!(handshake(), Some(flow_of(&bed, &first)));
+    // New keys on the flow of the old ones.
+    bed.hear(&client.socket, &hello([1; 32]));
+    assert_eq!(handshake(), Some(client.flow(&bed)));
 }
