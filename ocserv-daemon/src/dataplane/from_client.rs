@@ -109,12 +109,12 @@ impl Worker {
     /// Hands a datagram to the gate of the session that its ClientHello names, or that its flow
     /// belongs to.
     pub(super) fn pass_handshake(&mut self, now: Now, flow: Flow, bytes: &[u8]) {
-        let (session, named) = match find_app_id(bytes) {
+        let hello = find_app_id(bytes);
+        let (session, named) = match hello {
             Ok(app_id) => {
                 let session = self.table.by_app_id(&app_id);
-                match session {
-                    Some(session) => self.pending.insert(flow, session.slot(), now),
-                    None => self.early.insert(app_id, flow, bytes, now),
+                if session.is_none() {
+                    self.early.insert(app_id, flow, bytes, now);
                 }
                 (session, true)
             }
@@ -135,6 +135,13 @@ impl Worker {
             self.strays.unknown += 1;
             return;
         };
+        if !session.handshakes.allows(now, 1) {
+            session.shared().count_drop(DropReason::RateLimit);
+            return;
+        }
+        if hello.is_ok() {
+            self.pending.insert(flow, session.slot(), now);
+        }
         // Anyone can forge a datagram of a known flow: answers to another flow must stay allowed.
         if named && session.handshake.load().as_deref() != Some(&flow) {
             session.handshake.store(Some(Arc::new(flow)));

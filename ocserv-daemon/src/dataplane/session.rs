@@ -24,6 +24,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// A channel moves at most this often (protocol.md 8.6).
 const MOVE_INTERVAL: Duration = Duration::from_secs(3);
 
+/// Datagrams of its handshakes that its gate gets, a second: one has about ten, but anyone can send them.
+const HANDSHAKES_PER_SECOND: u64 = 100;
+
 /// One open session.
 pub struct Session {
     /// As the supervisor gave it; `mtu` there is the first one.
@@ -32,6 +35,8 @@ pub struct Session {
     pub rx_limit: RateLimit,
     /// Server to client.
     pub tx_limit: RateLimit,
+    /// Of datagrams that its gate is to look at.
+    pub handshakes: RateLimit,
     /// Flow of the handshake that is under way: the gate may answer there only.
     pub handshake: ArcSwapOption<Flow>,
     /// Largest inner packet.
@@ -56,6 +61,7 @@ impl Session {
             sources: sources(&params)?,
             rx_limit: RateLimit::new(params.rx_limit),
             tx_limit: RateLimit::new(params.tx_limit),
+            handshakes: RateLimit::new(HANDSHAKES_PER_SECOND),
             handshake: ArcSwapOption::empty(),
             mtu: SessionMtu::new(params.mtu, discover),
             merging: Default::default(),

@@ -191,3 +191,27 @@ fn a_record_of_an_old_flow_does_not_take_a_handshake_away() {
     bed.hear(&client.socket, &hello([1; 32]));
     assert_eq!(handshake(), Some(client.flow(&bed)));
 }
+
+#[test]
+fn a_session_has_so_many_handshake_datagrams_a_second() {
+    let mut bed = Bed::new();
+    let client = Client::new(&mut bed, 1);
+    let other = Client::new(&mut bed, 2);
+    let (gate, _link) = ocserv_sys::seqpacket::pair().unwrap();
+    bed.worker.out.links.insert(GateId(1), Arc::new(gate));
+    let flow = client.flow(&bed);
+    let stranger = flow_of(&bed, &socket());
+    for _ in 0..100 {
+        bed.worker.pass_handshake(at(10), flow, &LATER_FLIGHT);
+        bed.worker.pass_handshake(at(10), stranger, &hello([1; 32]));
+    }
+    // Half of what a second has.
+    assert_eq!(client.drops(DropReason::RateLimit), 150);
+    bed.worker
+        .pass_handshake(at(10), other.flow(&bed), &LATER_FLIGHT);
+    bed.worker.pass_handshake(at(11), flow, &LATER_FLIGHT);
+    assert_eq!(client.drops(DropReason::RateLimit), 150);
+    for client in [client, other] {
+        assert_eq!(client.drops(DropReason::QueueFull), 0);
+    }
+}
