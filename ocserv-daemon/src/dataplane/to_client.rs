@@ -52,6 +52,7 @@ impl Worker {
         let now = clock();
         self.by_cstp.clear();
         self.owners.clear();
+        self.reported.clear();
         for index in 0..count {
             let owner = self.route(now, index, batch.packet(index));
             self.owners.push(owner.unwrap_or(NOBODY));
@@ -86,9 +87,12 @@ impl Worker {
                 TooBig::ByCstp if packet.len() <= MAX_PAYLOAD => {}
                 verdict => {
                     shared.count_drop(DropReason::TooBig);
+                    // One is enough for all segments of a super-packet.
                     if let TooBig::Report(len) = verdict
+                        && !self.reported.contains(&session.slot())
                         && self.icmp.allows(now, 1)
                     {
+                        self.reported.push(session.slot());
                         self.strays.tun += self.out.deliver(message.get(..len)) as u64;
                     }
                     return None;

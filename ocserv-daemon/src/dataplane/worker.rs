@@ -68,6 +68,8 @@ pub struct Worker {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) strays: Strays,
     pub(super) icmp: RateLimit,
+    /// Sessions that the tun batch had such a message for.
+    pub(super) reported: Vec<u32>,
     /// Of records from unknown ports with sessions that may have moved there.
     pub(super) tries: RateLimit,
     /// Copy of a record for a second try.
@@ -150,6 +152,7 @@ impl Worker {
             reports,
             strays: Strays::default(),
             icmp: RateLimit::new(ICMP_PER_SECOND),
+            reported: Vec::with_capacity(BATCH),
             tries: RateLimit::new(TRIES_PER_SECOND),
             scratch: Vec::with_capacity(MAX_DATAGRAM),
             deliver: Vec::with_capacity(BATCH),

@@ -1,5 +1,7 @@
 //! Clients with keys of their own, all behind one address.
 
+use std::os::unix::net::UnixDatagram;
+
 use ocserv_common::session::DropReason;
 use ocserv_proto::dtls::DtlsChannel;
 
@@ -214,4 +216,37 @@ fn a_session_has_so_many_handshake_datagrams_a_second() {
     for client in [client, other] {
         assert_eq!(client.drops(DropReason::QueueFull), 0);
     }
+}
+
+/// A packet of 1450 bytes with DF.
+fn too_big(client: &Client) -> Vec<u8> {
+    let mut packet = vec![0; 1450];
+    packet[..4].copy_from_slice(&[0x45, 0, 5, 0xaa]);
+    packet[6..10].copy_from_slice(&[0x40, 0, 64, 17]);
+    packet[12..16].copy_from_slice(&[192, 0, 2, 9]);
+    packet[16..20].copy_from_slice(&client.session.params.ipv4.unwrap().octets());
+    packet
+}
+
+#[test]
+fn a_batch_has_one_report_of_packets_too_big_for_each_session() {
+    let mut bed = Bed::new();
+    let (lan, tun) = UnixDatagram::pair().unwrap();
+    for socket in [&lan, &tun] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    bed.worker.out.tun = TunQueue::new(tun.into());
+    let clients = [Client::new(&mut bed, 1), Client::new(&mut bed, 2)];
+    let mut batch = PacketBatch::new(BATCH, MAX_DATAGRAM);
+    for _ in 0..2 {
+        for client in [0, 0, 1, 0, 1, 0] {
+            lan.send(&too_big(&clients[client])).unwrap();
+        }
+        bed.worker.read_tun(&mut batch).unwrap();
+        assert_eq!(batch.len(), 6);
+        let reports = std::iter::from_fn(|| lan.recv(&mut [0; 2048]).ok());
+        assert_eq!(reports.count(), 2);
+    }
+    let drops = clients.map(|client| client.drops(DropReason::TooBig));
+    assert_eq!(drops, [8, 4]);
 }
