@@ -30,10 +30,12 @@ mod to_client;
 mod trouble;
 mod worker;
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use nix::sys::stat::fstat;
 use nix::time::{ClockId, clock_gettime};
 use ocserv_proto::Now;
 use ocserv_sys::sandbox;
@@ -110,13 +112,19 @@ impl Setup {
             PathMtu::Fragment
         };
         let mut fds = fds.into_iter();
+        let mut read = HashSet::new();
         let threads = (0..threads)
             .map(|_| {
                 let tun = TunQueue::new(fds.next().context("a tun queue is missing")?);
                 let ports = (0..udp_per_thread)
                     .map(|_| {
                         let fd = fds.next().context("a UDP socket is missing")?;
-                        UdpPort::new(fd, path_mtu).context("UDP socket")
+                        let stat = fstat(&fd).context("UDP socket")?;
+                        let mut port = UdpPort::new(fd, path_mtu).context("UDP socket")?;
+                        // Threads may share one that was handed over. What belongs together is then read
+                        // by the first, in order; the others send by it.
+                        port.set_reads(read.insert((stat.st_dev, stat.st_ino)));
+                        Ok(port)
                     })
                     .collect::<anyhow::Result<_>>()?;
                 Ok((tun, ports))

@@ -172,7 +172,8 @@ impl Worker {
         let mut poller = Poller::new(BATCH)?;
         poller.add(&*inbox.waker, Source::Inbox.token())?;
         poller.add(&self.out.tun, Source::Tun.token())?;
-        for (index, port) in self.out.ports.iter().enumerate() {
+        let ports = self.out.ports.iter().enumerate();
+        for (index, port) in ports.filter(|(_, port)| port.reads()) {
             poller.add(port, Source::Port(index).token())?;
         }
         let mut buffers = Buffers {

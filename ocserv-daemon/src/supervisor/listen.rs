@@ -126,7 +126,7 @@ struct Activated {
 }
 
 impl Activated {
-    /// One descriptor of each handed-over UDP socket per thread: they share its queue.
+    /// One descriptor of each handed-over UDP socket per thread. The first thread reads it.
     fn with_threads(self, threads: usize) -> Listeners {
         let threads = fitting(threads, self.udp.len());
         let udp = (0..threads)

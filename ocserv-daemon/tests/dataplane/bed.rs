@@ -115,6 +115,15 @@ impl Bed {
 
     /// With `try-mtu-discovery` as told.
     pub fn with_discovery(try_mtu_discovery: bool) -> Self {
+        Self::with(try_mtu_discovery, false)
+    }
+
+    /// All threads have the same socket, as if a service manager had handed it over.
+    pub fn with_one_socket() -> Self {
+        Self::with(false, true)
+    }
+
+    fn with(try_mtu_discovery: bool, one_socket: bool) -> Self {
         let mut tun = TunDevice::create("vpnt0", THREADS).unwrap();
         tun.set_mtu(1500).unwrap();
         tun.set_up().unwrap();
@@ -123,7 +132,11 @@ impl Bed {
         let server = UdpSocket::from(first.try_clone().unwrap())
             .local_addr()
             .unwrap();
-        let second = udp::bind(server, true).unwrap();
+        let second = if one_socket {
+            first.try_clone().unwrap()
+        } else {
+            udp::bind(server, true).unwrap()
+        };
         let shared = SharedSessions::new(SLOTS);
         let shared_fd = SharedSessions::create_shard().unwrap();
         shared.add(0, &shared_fd, Backing::Memfd).unwrap();
@@ -306,7 +319,7 @@ impl Drop for Bed {
 }
 
 /// What a ClientHello names the session of a slot by.
-fn app_id(slot: u32) -> [u8; 32] {
+pub fn app_id(slot: u32) -> [u8; 32] {
     APP_ID.map(|byte| byte + slot as u8)
 }
 

@@ -25,7 +25,7 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 15] = [
         ("packets_pass_both_ways", packets_pass_both_ways),
         (
             "forged_replayed_and_foreign_packets_are_counted",
@@ -42,6 +42,10 @@ fn main() {
         (
             "handshakes_go_through_the_gate",
             handshakes_go_through_the_gate,
+        ),
+        (
+            "a_handshake_by_a_socket_of_all_threads_is_whole",
+            a_handshake_by_a_shared_socket_is_whole,
         ),
         (
             "a_gate_speaks_for_its_own_sessions",
@@ -270,6 +274,40 @@ fn handshakes_go_through_the_gate() {
         stranger.recv(&mut [0; 10]).is_err(),
         "a gate sends to its clients only"
     );
+}
+
+/// Only the thread that had the ClientHello knows whose flow it is.
+fn a_handshake_by_a_shared_socket_is_whole() {
+    let bed = Bed::with_one_socket();
+    let gate = bed.add_gate(GateId(1));
+    for slot in 0..8 {
+        bed.add_session(slot, GateId(1));
+        let client = client_socket();
+        let hello = client_hello(&bed::app_id(slot));
+        client.send_to(&hello, bed.server).unwrap();
+        assert!(gate.receive().ends_with(&hello));
+        let flight = |number: u8| {
+            let mut flight = hello.clone();
+            (flight[13], flight[20]) = (16, number);
+            flight
+        };
+        // All threads are woken for more than one of them can take at once.
+        bed.meanwhile(|| {
+            for number in 0..40 {
+                client.send_to(&flight(number), bed.server).unwrap();
+            }
+        });
+        for number in 0..40 {
+            assert!(gate.receive().ends_with(&flight(number)));
+        }
+        gate.send(&Frame::Datagram {
+            slot: Slot(slot),
+            peer: client.local_addr().unwrap(),
+            local: bed.server,
+            bytes: b"server hello",
+        });
+        assert_eq!(receive(&client).0, b"server hello");
+    }
 }
 
 fn a_gate_speaks_for_its_own() {

@@ -95,6 +95,8 @@ pub struct UdpPort {
     cuts_runs: AtomicBool,
     /// Whether received messages may hold several datagrams.
     merges: bool,
+    /// Whether it is this port that the socket's datagrams are read from.
+    reads: bool,
 }
 
 impl UdpPort {
@@ -132,6 +134,7 @@ impl UdpPort {
             dual,
             cuts_runs: AtomicBool::new(cuts_runs),
             merges,
+            reads: true,
         })
     }
 
@@ -145,6 +148,16 @@ impl UdpPort {
         self.local.port() == local.port()
             && (self.local.is_ipv4() == local.is_ipv4() || self.dual)
             && (self.local.ip().is_unspecified() || self.local.ip() == local.ip())
+    }
+
+    /// Several ports may share a socket: all but one must be told that they only send.
+    pub fn set_reads(&mut self, reads: bool) {
+        self.reads = reads;
+    }
+
+    /// Whether it is this port that the socket's datagrams are read from.
+    pub fn reads(&self) -> bool {
+        self.reads
     }
 
     /// Receives waiting datagrams with one system call, at most [`RxBatch::MAX_DATAGRAMS`]; 0 when
