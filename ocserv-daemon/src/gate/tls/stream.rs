@@ -153,9 +153,16 @@ impl TlsSession {
     /// # Errors
     /// When the connection is broken.
     pub fn try_flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
-        let sent = try_flush(tcp, &mut self.tls)?;
+        try_flush(tcp, &mut self.tls)?;
+        self.count_queued()
+    }
+
+    /// Puts the true number in place of the bound. For that alone TLS is asked to look at its input.
+    fn count_queued(&mut self) -> io::Result<()> {
         self.queued = if self.tls.wants_write() {
-            self.queued.saturating_sub(sent)
+            let state = self.tls.process_new_packets();
+            let state = state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            state.tls_bytes_to_write()
         } else {
             0
         };
@@ -216,18 +223,17 @@ pub(super) async fn flush(tcp: &TcpStream, tls: &mut ServerConnection) -> io::Re
     }
 }
 
-/// Writes what the socket takes now; gives the number of bytes.
-pub(super) fn try_flush(tcp: &TcpStream, tls: &mut ServerConnection) -> io::Result<usize> {
-    let mut sent = 0;
+/// Writes what the socket takes now.
+pub(super) fn try_flush(tcp: &TcpStream, tls: &mut ServerConnection) -> io::Result<()> {
     while tls.wants_write() {
         match tls.write_tls(&mut Socket(tcp)) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => sent += count,
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
         }
     }
-    Ok(sent)
+    Ok(())
 }
 
 struct Socket<'a>(&'a TcpStream);
@@ -245,3 +251,6 @@ impl Write for Socket<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
