@@ -134,7 +134,7 @@ impl Tunnel {
     /// Gives the socket what it takes.
     pub fn flush(&self) {
         let mut session = self.session.borrow_mut();
-        if session.try_flush(&self.tcp).is_err() {
+        if session.try_flush(&self.tcp).is_err() || session.is_used_up() {
             self.end(EndReason::Unspecified);
         } else if session.wants_write() {
             self.wake.notify_one();
@@ -176,6 +176,14 @@ impl Tunnel {
         tokio::pin!(timer);
         loop {
             if let Some(reason) = self.ended.get() {
+                if self.session.borrow().is_used_up() {
+                    let conn = self.conn.0;
+                    tracing::info!(
+                        conn,
+                        "the keys of TLS are used up: the client has to connect anew"
+                    );
+                    Box::pin(self.close(None)).await;
+                }
                 return reason;
             }
             let wants_write = self.session.borrow().wants_write();
@@ -194,7 +202,7 @@ impl Tunnel {
                 event = events.recv() => {
                     if let Some(reason) = self.event(event) {
                         // Boxed, so that an idle tunnel does not carry the room of the end.
-                        Box::pin(self.say_goodbye()).await;
+                        Box::pin(self.close(Some(PacketType::Disconnect))).await;
                         return reason;
                     }
                 }
@@ -379,18 +387,21 @@ impl Tunnel {
         }
     }
 
-    /// DISCONNECT, then an orderly close.
+    /// An orderly close, after a last word: without one the client comes back by itself.
     #[expect(
         clippy::await_holding_refcell_ref,
         reason = "the tunnel has left the table: nobody else can reach its session"
     )]
-    async fn say_goodbye(&self) {
+    async fn close(&self, word: Option<PacketType>) {
         self.gate.tunnels.borrow_mut().remove(&self.slot);
         let mut session = self.session.borrow_mut();
-        let frame: [u8; HEADER_LEN] = header(PacketType::Disconnect, 0);
-        if session.queue(&frame).is_ok() {
-            hang_up(&self.tcp, &mut session).await;
+        if let Some(word) = word {
+            let frame: [u8; HEADER_LEN] = header(word, 0);
+            if session.queue(&frame).is_err() {
+                return;
+            }
         }
+        hang_up(&self.tcp, &mut session).await;
     }
 }
 

@@ -7,6 +7,7 @@ mod policy;
 mod resumption;
 mod signing;
 mod stream;
+mod suites;
 
 pub use accept::{AcceptError, AcceptedTls, VhostTls, accept};
 pub use certificate::Certificates;

@@ -9,6 +9,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use super::certificate::{Certificates, Resolver};
+use super::suites;
 
 /// A configuration without resumption: [`super::accept`] adds the store, and the resolver that knows
 /// the client's offer, for each connection.
@@ -20,7 +21,7 @@ pub fn server_config(
     certificates: Arc<Certificates>,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = CryptoProvider {
-        cipher_suites: suites(policy),
+        cipher_suites: chosen_suites(policy),
         kx_groups: policy.groups.iter().map(|group| kx(*group)).collect(),
         ..default_provider()
     };
@@ -49,7 +50,7 @@ fn versions(policy: &TlsPolicy) -> Vec<&'static SupportedProtocolVersion> {
     versions
 }
 
-fn suites(policy: &TlsPolicy) -> Vec<SupportedCipherSuite> {
+fn chosen_suites(policy: &TlsPolicy) -> Vec<SupportedCipherSuite> {
     let mut suites = Vec::with_capacity(9);
     for cipher in &policy.ciphers {
         let (tls13, ecdsa, rsa) = suites_of(*cipher);
@@ -77,13 +78,13 @@ fn suites_of(
     match cipher {
         Cipher::Aes128Gcm => (
             cipher_suite::TLS13_AES_128_GCM_SHA256,
-            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-            cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
         ),
         Cipher::Aes256Gcm => (
             cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
         ),
         Cipher::Chacha20Poly1305 => (
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,

@@ -10,6 +10,8 @@ use ocserv_proto::secret::Secret;
 use rustls::{ProtocolVersion, ServerConnection};
 use tokio::net::TcpStream;
 
+use super::suites::Allowance;
+
 /// Label of the DTLS-PSK exporter (protocol.md 1.12).
 const PSK_LABEL: &[u8] = b"EXPORTER-openconnect-psk";
 /// Most that a record adds to its content.
@@ -30,6 +32,7 @@ pub struct TlsSession {
     tls: ServerConnection,
     /// Upper bound of the bytes that wait for the socket.
     queued: usize,
+    allowance: Allowance,
     description: String,
 }
 
@@ -39,9 +42,11 @@ impl TlsSession {
         // Bounded by `queued` instead: rustls would cut a packet in two at its limit.
         tls.set_buffer_limit(None);
         let description = super::describe::describe(&tls, scheme);
+        let allowance = Allowance::new(tls.negotiated_cipher_suite());
         Self {
             tls,
             queued: 0,
+            allowance,
             description,
         }
     }
@@ -124,11 +129,25 @@ impl TlsSession {
         }
     }
 
+    /// Whether the keys are used up: the client needs another session.
+    pub fn is_used_up(&self) -> bool {
+        self.allowance.is_used_up()
+    }
+
+    /// rustls would take content and lose it.
+    fn take_allowance(&mut self, len: usize) -> io::Result<()> {
+        let allowed = self.allowance.take(len);
+        allowed
+            .then_some(())
+            .ok_or_else(|| io::Error::other("the keys are used up"))
+    }
+
     /// Queues `content` in records of at most 16 KiB.
     ///
     /// # Errors
-    /// When the session was closed.
+    /// When the session was closed, or its keys are used up.
     pub fn queue(&mut self, content: &[u8]) -> io::Result<()> {
+        self.take_allowance(content.len())?;
         self.tls.writer().write_all(content)?;
         self.queued += content.len() + RECORD_OVERHEAD * (1 + content.len() / (16 * 1024));
         Ok(())
@@ -137,10 +156,11 @@ impl TlsSession {
     /// Makes one record of a frame's two parts (together at most 16 KiB) and queues it.
     ///
     /// # Errors
-    /// When the session was closed.
+    /// When the session was closed, or its keys are used up.
     pub fn queue_frame(&mut self, header: &[u8], payload: &[u8]) -> io::Result<()> {
         let parts = [IoSlice::new(header), IoSlice::new(payload)];
         let length = header.len() + payload.len();
+        self.take_allowance(length)?;
         if self.tls.writer().write_vectored(&parts)? != length {
             return Err(io::ErrorKind::WriteZero.into());
         }

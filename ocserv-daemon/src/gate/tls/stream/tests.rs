@@ -154,6 +154,24 @@ fn suites() -> [SupportedCipherSuite; 4] {
 }
 
 #[test]
+fn keys_that_are_used_up_are_reported_before_a_frame_is_lost() {
+    for suite in &suites()[..2] {
+        let (mut session, mut client) = established(limited(*suite, 100));
+        let mut taken = Vec::new();
+        for number in 0..200 {
+            let payload = [number; 100];
+            if session.queue_frame(&[number; 8], &payload).is_ok() {
+                taken.extend([number; 108]);
+            }
+        }
+        assert!(!taken.is_empty() && taken.len() < 200 * 108);
+        assert!(session.queue(b"answer").is_err());
+        session.queue_close();
+        assert_eq!(received(&mut session, &mut client), (taken, true));
+    }
+}
+
+#[test]
 fn keys_of_tls_1_3_are_renewed_instead() {
     for suite in &suites()[2..] {
         let (mut session, mut client) = established(limited(*suite, 10));
