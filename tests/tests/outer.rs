@@ -61,6 +61,32 @@ fn listen_host_leaves_other_addresses_alone() {
     });
 }
 
+/// Becomes its arguments, with sockets as a service manager binds them by default: each for both families.
+const SERVICE_MANAGER: &str = "use Socket qw(:all); $^F = 9; \
+    my $any = pack_sockaddr_in6(4443, IN6ADDR_ANY); my ($tcp, $udp); \
+    socket($tcp, AF_INET6, SOCK_STREAM, 0) and bind($tcp, $any) and listen($tcp, 100) or die $!; \
+    socket($udp, AF_INET6, SOCK_DGRAM, 0) and bind($udp, $any) or die $!; \
+    die 'not the first descriptors' if fileno($tcp) != 3 or fileno($udp) != 4; \
+    @ENV{'LISTEN_PID', 'LISTEN_FDS'} = ($$, 2); exec @ARGV or die $!";
+
+#[test]
+fn sockets_that_are_handed_over_serve_both_families() {
+    scenario_with_clients(2, |bed| {
+        let wrapper = ["perl", "-e", SERVICE_MANAGER];
+        let _server = Server::start_through(bed, &Config::new(bed), &wrapper)?;
+        let one = Login::new().connect_dtls(bed)?;
+        let other = Login::new()
+            .from_site(1)
+            .to_address(GATEWAY6)
+            .connect_dtls(bed)?;
+        for client in [&one, &other] {
+            traffic::ping_all_ways(bed, client)?;
+            traffic::transfer_all_ways(bed, client, 200_000)?;
+        }
+        Ok(())
+    });
+}
+
 /// DTLS with the one cipher that `tls-priorities` leaves.
 fn dtls_by(cipher: &str) {
     scenario(|bed| {
