@@ -3,6 +3,7 @@
 //! One operation a block, each with its reason. Nothing here knows the protocol.
 
 pub mod activation;
+pub mod bpf_run;
 pub mod crypt;
 pub mod gro;
 pub mod key_map;
@@ -18,3 +19,4 @@ pub mod seqpacket;
 pub mod shared_map;
 pub mod tun;
 pub mod udp;
+pub mod xsk;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, getppid};
@@ -85,6 +85,18 @@ pub fn raise_file_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, most.min(1 << 19), most)?)
 }
 
+/// Allows this process and its children to lock as much memory as they like (`RLIMIT_MEMLOCK`), or without
+/// CAP_SYS_RESOURCE as much as the system lets them.
+///
+/// # Errors
+/// As getrlimit(2).
+pub fn raise_lock_limit() -> io::Result<()> {
+    let resource = Resource::RLIMIT_MEMLOCK;
+    let (_, most) = getrlimit(resource)?;
+    Ok(setrlimit(resource, RLIM_INFINITY, RLIM_INFINITY)
+        .or_else(|_| setrlimit(resource, most, most))?)
+}
+
 /// Marks every descriptor from `first` on to be closed at the next exec.
 ///
 /// # Errors
@@ -145,6 +157,16 @@ mod tests {
         assert_eq!(cred.pid, i32::try_from(std::process::id()).unwrap());
         assert_eq!(cred.uid, nix::unistd::geteuid().as_raw());
         assert_eq!(cred.gid, nix::unistd::getegid().as_raw());
+    }
+
+    #[test]
+    fn as_much_memory_can_be_locked_as_the_system_allows() {
+        let resource = Resource::RLIMIT_MEMLOCK;
+        let (_, most) = getrlimit(resource).unwrap();
+        setrlimit(resource, 4096, most).unwrap();
+        raise_lock_limit().unwrap();
+        let (now, _) = getrlimit(resource).unwrap();
+        assert!(now >= most);
     }
 
     #[test]

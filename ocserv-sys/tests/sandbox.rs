@@ -20,7 +20,7 @@ type Check = Result<(), String>;
 type Test = fn() -> Check;
 
 fn main() {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 10] = [
         ("no_path_leads_anywhere", no_path_leads_anywhere),
         (
             "files_are_gone_by_landlock_alone",
@@ -29,6 +29,19 @@ fn main() {
         ("a_gate_can_reach_nothing", || reaches_nothing(Role::Gate)),
         ("a_dataplane_can_reach_nothing", || {
             reaches_nothing(Role::Dataplane)
+        }),
+        ("a_dataplane_with_sockets_can_reach_nothing", || {
+            reaches_nothing(Role::DataplaneWithSockets)
+        }),
+        ("sockets_past_the_stack_work_with_that_role", || {
+            socket_calls(
+                Role::DataplaneWithSockets,
+                &[libc::EOPNOTSUPP; 2],
+                libc::EBADF,
+            )
+        }),
+        ("and_with_no_other", || {
+            socket_calls(Role::Dataplane, &[libc::EPERM; 2], libc::EPERM)
         }),
         (
             "what_a_role_needs_still_works",
@@ -41,7 +54,7 @@ fn main() {
         ),
     ];
     let mut failed = false;
-    for role in [Role::Gate, Role::Dataplane] {
+    for role in [Role::Gate, Role::Dataplane, Role::DataplaneWithSockets] {
         let result = other_abi_kills(role);
         println!(
             "a_call_of_the_i386_abi_ends_a_{role:?} ... {}",
@@ -184,6 +197,49 @@ fn reaches_nothing(role: Role) -> Check {
         unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) },
         libc::EPERM,
     )
+}
+
+/// The calls that sockets past the stack need reach the kernel, which has its own answer to these, or do
+/// not.
+fn socket_calls(role: Role, options: &[i32; 2], run: i32) -> Check {
+    const PROGRAM_LOAD: libc::c_long = 5;
+    const PROGRAM_RUN: libc::c_long = 10;
+    let socket = UdpSocket::bind("127.0.0.1:0").map_err(text)?;
+    let fd = libc::c_long::from(socket.as_raw_fd());
+    restrict(role).map_err(text)?;
+    let names = [libc::XDP_MMAP_OFFSETS, libc::XDP_STATISTICS];
+    for (name, wanted) in names.into_iter().zip(options) {
+        let mut value = [0_u8; 128];
+        let mut len = value.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, which the value has.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_getsockopt,
+                fd,
+                libc::SOL_XDP,
+                name,
+                value.as_mut_ptr(),
+                &raw mut len,
+            )
+        };
+        expect_errno("option of a socket past the stack", result, *wanted)?;
+    }
+    // No descriptor has this number.
+    let mut attributes = [0_u32; 16];
+    attributes[0] = u32::MAX;
+    for (command, wanted) in [(PROGRAM_RUN, run), (PROGRAM_LOAD, libc::EPERM)] {
+        // SAFETY: the kernel reads the attributes, as many bytes as it is told.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                command,
+                attributes.as_ptr(),
+                size_of_val(&attributes),
+            )
+        };
+        expect_errno("bpf", result, wanted)?;
+    }
+    Ok(())
 }
 
 type Call = (&'static str, libc::c_long, [libc::c_long; 4]);

@@ -23,6 +23,8 @@ pub enum Role {
     Gate,
     /// Records and packets.
     Dataplane,
+    /// The same, by sockets past the host's stack too (`xdp-sockets`).
+    DataplaneWithSockets,
 }
 
 /// Why the sandbox could not be built. The process must not go on.

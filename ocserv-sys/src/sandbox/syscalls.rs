@@ -238,12 +238,38 @@ const DATAPLANE: &[Rule] = &[Rule(
     "buffers of channels",
 )];
 
+/// `BPF_PROG_TEST_RUN` of bpf(2).
+const PROGRAM_RUN: i32 = 10;
+
+/// What the dataplane needs beyond that for sockets past the host's stack.
+const SOCKETS: &[Rule] = &[
+    Rule(
+        libc::SYS_getsockopt,
+        Pair(
+            1,
+            2,
+            &[
+                (libc::SOL_XDP, libc::XDP_MMAP_OFFSETS),
+                (libc::SOL_XDP, libc::XDP_STATISTICS),
+            ],
+        ),
+        "rings of a socket past the stack, what it lost",
+    ),
+    // It has the descriptor of one program, and can neither load nor find another.
+    Rule(
+        libc::SYS_bpf,
+        Argument(0, &[PROGRAM_RUN]),
+        "asking the program that it was given for a route",
+    ),
+];
+
 fn rules(role: Role) -> impl Iterator<Item = &'static Rule> {
-    let own = match role {
-        Role::Gate => GATE,
-        Role::Dataplane => DATAPLANE,
+    let (own, more): (_, &[Rule]) = match role {
+        Role::Gate => (GATE, &[]),
+        Role::Dataplane => (DATAPLANE, &[]),
+        Role::DataplaneWithSockets => (DATAPLANE, SOCKETS),
     };
-    COMMON.iter().chain(own)
+    COMMON.iter().chain(own).chain(more)
 }
 
 /// The allowed calls by number, each with the reason, for those who review the list.
@@ -324,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_table_names_each_call_once_with_a_reason() {
-        for role in [Role::Gate, Role::Dataplane] {
+        for role in [Role::Gate, Role::Dataplane, Role::DataplaneWithSockets] {
             let mut seen = BTreeMap::new();
             for (call, reason) in allowed_calls(role) {
                 assert!(!reason.is_empty());

@@ -12,7 +12,7 @@ mod queue;
 mod request;
 mod sender;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
