@@ -1,7 +1,7 @@
 //! What stands before an inner packet that goes to a client: Ethernet, IP, UDP, the record's header.
 
 use crate::datagram::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, RECORD_HEADER, fold};
-use crate::kernel::FlowKey;
+use crate::kernel::{Address, FlowKey};
 
 /// Room for the headers of one frame.
 pub const FRONT: usize = 80;
@@ -39,7 +39,13 @@ pub struct Outgoing<'a> {
 /// Whether a flow is of IPv4.
 #[inline(always)]
 pub fn is_ipv4(flow: &FlowKey) -> bool {
-    flow.peer[10] == 0xff && flow.peer[11] == 0xff && flow.peer[..10] == [0; 10]
+    is_mapped(&flow.peer)
+}
+
+/// Whether an address is of IPv4.
+#[inline(always)]
+pub fn is_mapped(address: &Address) -> bool {
+    address[10] == 0xff && address[11] == 0xff && address[..10] == [0; 10]
 }
 
 /// Bytes of all headers.

@@ -146,6 +146,12 @@ impl Inner {
         }
     }
 
+    /// Whether it is a part of a packet.
+    #[inline(always)]
+    pub fn is_fragment(&self, head: &InnerHead) -> bool {
+        self.fragment_of(head).is_some()
+    }
+
     /// The protocol of the packet that this is a fragment of, if it is one.
     #[inline(always)]
     fn fragment_of(&self, head: &InnerHead) -> Option<u8> {
@@ -199,10 +205,22 @@ impl Inner {
         true
     }
 
+    /// Whether it may go on to another host.
+    #[inline(always)]
+    pub fn has_hops(&self, head: &InnerHead) -> bool {
+        head[self.ttl_at()] > 1
+    }
+
+    /// Where TTL or hop limit lies.
+    #[inline(always)]
+    fn ttl_at(&self) -> usize {
+        if self.is_ipv4 { 8 } else { 7 }
+    }
+
     /// Takes one from TTL or hop limit. `false`: it was used up, and nothing is changed.
     #[inline(always)]
     pub fn decrement_ttl(&self, head: &mut InnerHead) -> bool {
-        let at = if self.is_ipv4 { 8 } else { 7 };
+        let at = self.ttl_at();
         if head[at] <= 1 {
             return false;
         }
@@ -214,6 +232,12 @@ impl Inner {
         }
         true
     }
+}
+
+/// The first bytes of what lies in a larger buffer. `None`: the buffer ends before.
+#[inline]
+pub fn head_at(buffer: &[u8], at: usize) -> Option<InnerHead> {
+    buffer.get(at..)?.first_chunk().copied()
 }
 
 /// Passes the congestion mark of the outer header on to a whole packet, as [`Inner::mark_congestion`] does to

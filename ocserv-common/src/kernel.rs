@@ -9,6 +9,8 @@
 //! | `NETWORKS` | prefix length, [`Address`] | slot | supervisor |
 //! | `SETTINGS` | 0 | [`Settings`] | supervisor |
 //! | `COUNTS` | 0 | [`Counts`] of each CPU | programs |
+//! | `QUEUES` | device | index of its first queue in `SOCKETS` | supervisor |
+//! | `SOCKETS` | that index + queue | AF_XDP socket | supervisor |
 //!
 //! A channel stands for one generation of keys; a program uses it only while the session's shared record
 //! stands for the same (`ChannelState::generation`).
@@ -30,6 +32,13 @@ pub const MAX_INNER: u32 = 1500;
 pub const RECORD_OVERHEAD: u32 = 13 + 1 + 16;
 /// Largest record that a program can take, header included, bytes.
 pub const MAX_RECORD: u32 = MAX_INNER + RECORD_OVERHEAD;
+/// Queues of a device that can have sockets.
+pub const SOCKET_QUEUES: u32 = 64;
+/// Devices that can have sockets.
+pub const SOCKET_DEVICES: u32 = 16;
+/// Longest frame that is handed to a socket, bytes: the kernel drops one that does not fit into a frame of
+/// its memory. Of such a frame it keeps 256 bytes for itself.
+pub const MAX_SOCKET_FRAME: u32 = 2048 - 256;
 /// How long small packets follow large ones to user space, ms.
 pub const BULK_HOLD_MS: u32 = 50;
 
@@ -203,6 +212,8 @@ pub struct Settings {
     pub tun_ifindex: u32,
     /// 1: `xdp-forward = direct`.
     pub direct: u32,
+    /// 1: XDP programs hand the packets of sessions to sockets, and do no cryptography.
+    pub sockets: u32,
 }
 
 /// What programs count, by CPU.
@@ -237,7 +248,7 @@ pub enum Counted {
     UpForm,
     /// Left to user space: the session is not in the kernel, or not by this flow or channel.
     UpSession,
-    /// Left to user space: no way to the client or into the stack, no room in the frame.
+    /// Left to user space: no way to the client, into the stack or to a socket, no room in the frame.
     UpRoute,
     /// Dropped: the authentication tag does not fit.
     DropAuth,
@@ -249,11 +260,15 @@ pub enum Counted {
     DropMalformed,
     /// Dropped: the frame could not be changed after its record was taken.
     DropFrame,
+    /// Packets from clients that were handed to a socket, as they came.
+    RxSocket,
+    /// Packets to clients that were.
+    TxSocket,
 }
 
 impl Counted {
     /// Number of counters.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 18;
     /// All of them, in order.
     pub const ALL: [Self; Self::COUNT] = [
         Self::RxPackets,
@@ -272,7 +287,112 @@ impl Counted {
         Self::DropSource,
         Self::DropMalformed,
         Self::DropFrame,
+        Self::RxSocket,
+        Self::TxSocket,
     ];
+}
+
+/// A question to the program `xdp_route` and its answer, as bytes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RouteFrame {
+    /// Stands for an Ethernet header; anything.
+    pub ethernet: [u8; 16],
+    /// Where the packet comes from.
+    pub source: Address,
+    /// Where it goes. Of the same family.
+    pub destination: Address,
+    /// Device: the one that the packet came in by, or the one to leave by with `is_output`.
+    pub ifindex: u32,
+    /// 1: how this host sends by that device (`BPF_FIB_LOOKUP_OUTPUT`).
+    pub is_output: u32,
+    /// Bytes of the packet, from its IP header.
+    pub len: u16,
+    /// Protocol after the IP header.
+    pub protocol: u8,
+    /// TOS byte, used for IPv4.
+    pub tos: u8,
+    /// Port in network order, or 0.
+    pub source_port: [u8; 2],
+    /// Likewise.
+    pub destination_port: [u8; 2],
+    /// Answer, 1: there is a way, and `egress` may be used for direct forwarding. Else the rest of the answer is 0.
+    pub found: u32,
+    /// Answer: device to send by.
+    pub egress: u32,
+    /// Answer: destination and source of the Ethernet header.
+    pub macs: [u8; 12],
+}
+
+impl RouteFrame {
+    /// No question.
+    pub const EMPTY: Self = Self {
+        ethernet: [0; 16],
+        source: [0; 16],
+        destination: [0; 16],
+        ifindex: 0,
+        is_output: 0,
+        len: 0,
+        protocol: 0,
+        tos: 0,
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        found: 0,
+        egress: 0,
+        macs: [0; 12],
+    };
+    /// Bytes of the frame.
+    pub const LEN: usize = size_of::<Self>();
+
+    /// The frame.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let fields: [&[u8]; 13] = [
+            &self.ethernet,
+            &self.source,
+            &self.destination,
+            &self.ifindex.to_ne_bytes(),
+            &self.is_output.to_ne_bytes(),
+            &self.len.to_ne_bytes(),
+            &[self.protocol],
+            &[self.tos],
+            &self.source_port,
+            &self.destination_port,
+            &self.found.to_ne_bytes(),
+            &self.egress.to_ne_bytes(),
+            &self.macs,
+        ];
+        let mut bytes = [0; Self::LEN];
+        let fields = fields.into_iter().flatten();
+        for (to, from) in bytes.iter_mut().zip(fields) {
+            *to = *from;
+        }
+        bytes
+    }
+
+    /// What a frame holds.
+    pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
+        let mut bytes = bytes.iter().copied();
+        Self {
+            ethernet: field(&mut bytes),
+            source: field(&mut bytes),
+            destination: field(&mut bytes),
+            ifindex: u32::from_ne_bytes(field(&mut bytes)),
+            is_output: u32::from_ne_bytes(field(&mut bytes)),
+            len: u16::from_ne_bytes(field(&mut bytes)),
+            protocol: u8::from_ne_bytes(field(&mut bytes)),
+            tos: u8::from_ne_bytes(field(&mut bytes)),
+            source_port: field(&mut bytes),
+            destination_port: field(&mut bytes),
+            found: u32::from_ne_bytes(field(&mut bytes)),
+            egress: u32::from_ne_bytes(field(&mut bytes)),
+            macs: field(&mut bytes),
+        }
+    }
+}
+
+/// The next bytes of a frame.
+fn field<const N: usize>(bytes: &mut impl Iterator<Item = u8>) -> [u8; N] {
+    core::array::from_fn(|_| bytes.next().unwrap_or(0))
 }
 
 const _: () = {
@@ -281,8 +401,11 @@ const _: () = {
     assert!(size_of::<SessionKeys>() == 336);
     assert!(core::mem::offset_of!(KernelChannel, padding) == 139);
     assert!(core::mem::offset_of!(SessionKeys, flags) == 335);
-    assert!(size_of::<Settings>() == 40);
-    assert!(size_of::<Counts>() == 128);
+    assert!(size_of::<Settings>() == 44);
+    assert!(size_of::<Counts>() == 144);
+    assert!(RouteFrame::LEN == 84 && align_of::<RouteFrame>() == 4);
+    assert!(core::mem::offset_of!(RouteFrame, source_port) == 60);
+    assert!(core::mem::offset_of!(RouteFrame, macs) == 72);
 };
 
 #[cfg(all(test, not(loom)))]
@@ -296,6 +419,43 @@ mod tests {
         assert_eq!(address(v4)[10..], [255, 255, 192, 0, 2, 7]);
         assert_eq!((ip(address(v4)), ip(address(v6))), (v4, v6));
         assert_eq!((prefix_len(v4, 24), prefix_len(v6, 64)), (120, 64));
+    }
+
+    #[test]
+    fn a_route_frame_is_its_bytes() {
+        use core::mem::offset_of;
+        let bytes: [u8; RouteFrame::LEN] = core::array::from_fn(|n| n as u8);
+        let frame = RouteFrame::from_bytes(&bytes);
+        assert_eq!(frame.to_bytes(), bytes);
+        let first = [
+            (offset_of!(RouteFrame, source), frame.source[0]),
+            (offset_of!(RouteFrame, destination), frame.destination[0]),
+            (
+                offset_of!(RouteFrame, ifindex),
+                frame.ifindex.to_ne_bytes()[0],
+            ),
+            (
+                offset_of!(RouteFrame, is_output),
+                frame.is_output.to_ne_bytes()[0],
+            ),
+            (offset_of!(RouteFrame, len), frame.len.to_ne_bytes()[0]),
+            (offset_of!(RouteFrame, protocol), frame.protocol),
+            (offset_of!(RouteFrame, tos), frame.tos),
+            (offset_of!(RouteFrame, source_port), frame.source_port[0]),
+            (
+                offset_of!(RouteFrame, destination_port),
+                frame.destination_port[0],
+            ),
+            (offset_of!(RouteFrame, found), frame.found.to_ne_bytes()[0]),
+            (
+                offset_of!(RouteFrame, egress),
+                frame.egress.to_ne_bytes()[0],
+            ),
+            (offset_of!(RouteFrame, macs), frame.macs[0]),
+        ];
+        for (offset, byte) in first {
+            assert_eq!(offset, usize::from(byte));
+        }
     }
 
     #[test]

@@ -112,6 +112,12 @@ impl Pace {
         !is_held
     }
 
+    /// Whether a packet follows those that were left to user space. For programs that look at no lengths.
+    #[inline(always)]
+    pub fn holds(&self, now_ns: u64, limits: &Limits) -> bool {
+        self.is_held(now_ns, now_ns / 1_000_000, limits)
+    }
+
     /// A program took a packet.
     #[inline(always)]
     pub fn taken(&self, now_ns: u64, limits: &Limits) {
@@ -249,6 +255,17 @@ mod tests {
         // A clock that went on elsewhere.
         pace.leave(SECOND / MS + 500);
         assert!(!pace.takes(SECOND, 100, &LIMITS));
+    }
+
+    #[test]
+    fn what_is_left_holds_those_behind_it_for_a_while() {
+        let pace = Pace::default();
+        assert!(!pace.holds(SECOND, &LIMITS));
+        pace.leave(SECOND / MS);
+        assert!(pace.holds(SECOND, &LIMITS));
+        assert!(pace.holds(SECOND + 19 * MS, &LIMITS));
+        assert!(!pace.holds(SECOND + 20 * MS, &LIMITS));
+        assert!(!pace.holds(SECOND + 19 * MS, &LIMITS), "it is over");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What brings records: frames (XDP) and socket buffers (TC).
 
+use aya_ebpf::bindings::bpf_fib_lookup;
 use ocserv_common::datagram::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Head};
 use ocserv_common::inner::Inner;
 
@@ -13,7 +14,7 @@ pub trait Carrier {
     /// The kernel knows which checksums are still to be completed, and forgets that of headers that are
     /// taken off.
     const ACCOUNTS_FOR_CHECKSUMS: bool;
-    /// It may leave by a LAN device without the stack (`xdp-forward = direct`).
+    /// It may go on without the stack: by a LAN device (`xdp-forward = direct`), or to a socket.
     const MAY_GO_DIRECT: bool;
 
     /// Bytes from the Ethernet header on.
@@ -31,8 +32,11 @@ pub trait Carrier {
     /// The device that it came by, if answers can go by it as they are: they would go without a tag.
     fn untagged_ingress(&self, head: &Head) -> Option<u32>;
 
+    /// The socket for what comes the same way.
+    fn socket(&self) -> Option<u32>;
+
     /// Asks the routing table.
-    fn fib_lookup(&self, cpu: &mut Cpu, flags: u32) -> bool;
+    fn fib_lookup(&self, fib: &mut bpf_fib_lookup, flags: u32) -> bool;
 
     /// Whether it can become a packet of `len` bytes, with all done for it that may fail and that nobody
     /// sees. `head` has its first bytes.
@@ -79,8 +83,13 @@ impl Carrier for Frame {
     }
 
     #[inline(always)]
-    fn fib_lookup(&self, cpu: &mut Cpu, flags: u32) -> bool {
-        self.fib_lookup(cpu, flags)
+    fn socket(&self) -> Option<u32> {
+        self.socket()
+    }
+
+    #[inline(always)]
+    fn fib_lookup(&self, fib: &mut bpf_fib_lookup, flags: u32) -> bool {
+        self.fib_lookup(fib, flags)
     }
 
     #[inline(always)]
@@ -148,8 +157,13 @@ impl Carrier for Skb {
     }
 
     #[inline(always)]
-    fn fib_lookup(&self, cpu: &mut Cpu, flags: u32) -> bool {
-        self.fib_lookup(cpu, flags)
+    fn socket(&self) -> Option<u32> {
+        None
+    }
+
+    #[inline(always)]
+    fn fib_lookup(&self, fib: &mut bpf_fib_lookup, flags: u32) -> bool {
+        self.fib_lookup(fib, flags)
     }
 
     /// The kernel shortens what it takes for IP: not with a tag in the data. Where it keeps a sum of all

@@ -4,7 +4,11 @@
 //! - `tc_deliver` on the same devices hands these to the stack as received by the tun device;
 //! - `tc_rx` does the work of both, where XDP costs more than it saves;
 //! - `tc_tx` on the tun device seals packets to clients and sends them by the device towards them;
-//! - `xdp_tx` on LAN devices does so before the stack (`xdp-forward = direct`).
+//! - `xdp_tx` on LAN devices does so before the stack (`xdp-forward = direct`);
+//! - `xdp_route` is on no device: it tells what the routing table says.
+//!
+//! With `xdp-sockets` the programs of XDP hand packets of sessions over to sockets of the dataplane, and `tc_tx` has
+//! nothing to do.
 //!
 //! What they do not know, and what user space does better, they pass on untouched.
 #![no_std]
@@ -22,7 +26,7 @@ mod rx;
 mod tx;
 mod verdict;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
@@ -53,6 +57,14 @@ pub fn xdp_tx(context: XdpContext) -> u32 {
         Err(Verdict::Left(_)) => XDP_PASS,
         Err(verdict) => xdp_action(&context, verdict),
     }
+}
+
+/// Answers a question to the routing table, in a test run. Who may start those can have frames treated as
+/// received ("live"): these go nowhere.
+#[xdp]
+pub fn xdp_route(context: XdpContext) -> u32 {
+    route::answer(&Frame(context.ctx));
+    XDP_DROP
 }
 
 /// Hands inner packets to the tun device.
@@ -101,6 +113,13 @@ fn xdp_action(context: &XdpContext, verdict: Verdict) -> u32 {
             maps::count(counted);
             XDP_PASS
         }
+        Verdict::Socket(socket, counted) => {
+            let action = maps::hand_over(socket);
+            if action == XDP_REDIRECT {
+                maps::count(counted);
+            }
+            action
+        }
         Verdict::Drop(counted) => {
             maps::count(counted);
             report::dropped(context, counted);
@@ -112,7 +131,8 @@ fn xdp_action(context: &XdpContext, verdict: Verdict) -> u32 {
 #[inline(always)]
 fn tc_action(context: &TcContext, verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Pass => TC_NEXT,
+        // Sockets are for frames.
+        Verdict::Pass | Verdict::Socket(..) => TC_NEXT,
         Verdict::Left(counted) => {
             maps::count(counted);
             TC_NEXT

@@ -1,12 +1,12 @@
 //! The maps, and the only access to them. Layouts: `ocserv_common::kernel`.
 
-use aya_ebpf::bindings::xdp_action::XDP_DROP;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, PerCpuArray, XskMap};
 use aya_ebpf::macros::btf_map;
 use ocserv_common::kernel::{
     Address, Counted, Counts, FlowKey, KernelChannel, MAX_SHARDS, MAX_SLOTS, SLOTS_PER_SHARD,
-    SessionKeys, Settings,
+    SOCKET_DEVICES, SOCKET_QUEUES, SessionKeys, Settings,
 };
 use ocserv_common::session::SessionShared;
 
@@ -20,6 +20,7 @@ const MAX_FLOWS: usize = MAX_SLOTS as usize * 2;
 const MAX_LEASES: usize = MAX_SLOTS as usize * 2;
 const MAX_NETWORKS: usize = MAX_SLOTS as usize * 2;
 const MAX_DEVICES: u32 = 256;
+const MAX_SOCKETS: usize = (SOCKET_DEVICES * SOCKET_QUEUES) as usize;
 
 type Shard = Array<SessionShared, { SLOTS_PER_SHARD as usize }, MMAPABLE>;
 type KeyShard = Array<SessionKeys, { SLOTS_PER_SHARD as usize }, MMAPABLE>;
@@ -51,6 +52,12 @@ static DEVICES: DevMapHash<{ MAX_DEVICES as usize }> = DevMapHash::new();
 /// Addresses of the LAN devices: frames for others are not ours.
 #[btf_map]
 static MACS: HashMap<u32, [u8; 8], { MAX_DEVICES as usize }, NO_PREALLOC> = HashMap::new();
+/// Sockets of the dataplane, by device and queue.
+#[btf_map]
+static SOCKETS: XskMap<MAX_SOCKETS> = XskMap::new();
+/// Where a device's sockets begin.
+#[btf_map]
+static QUEUES: HashMap<u32, u32, { SOCKET_DEVICES as usize }, NO_PREALLOC> = HashMap::new();
 
 /// What a packet from a client is worked on with. There is one for each CPU and direction: programs of
 /// one direction do not interrupt each other.
@@ -197,6 +204,21 @@ pub fn is_direct(ifindex: u32) -> bool {
 /// Sends the frame by a device of that kind.
 pub fn redirect(ifindex: u32) -> u32 {
     match DEVICES.redirect(ifindex, u64::from(XDP_DROP)) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// The place of the socket for what a device's queue receives.
+pub fn socket(ifindex: u32, queue: u32) -> Option<u32> {
+    let first = QUEUES.get_ptr(ifindex)?;
+    // SAFETY: as for flows.
+    let first = unsafe { *first };
+    (queue < SOCKET_QUEUES).then_some(first + queue)
+}
+
+/// Hands the frame to a socket, or to the stack if there is none.
+pub fn hand_over(socket: u32) -> u32 {
+    match SOCKETS.redirect(socket, u64::from(XDP_PASS)) {
         Ok(action) | Err(action) => action,
     }
 }

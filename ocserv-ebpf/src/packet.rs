@@ -8,8 +8,9 @@ use ocserv_common::aead::MAX_TEXT;
 use ocserv_common::datagram::{self, ETHERNET, HEAD, Head, PLAIN};
 use ocserv_common::encapsulation::FRONT;
 use ocserv_common::inner::{INNER_HEAD, InnerHead};
+use ocserv_common::kernel::RouteFrame;
 
-use crate::cpu::Cpu;
+use crate::maps;
 
 /// Bytes of a tag.
 pub const TAG: usize = 16;
@@ -112,10 +113,10 @@ const MAX_SUMMED: usize = 2048;
 /// Most bytes that kernels before 6.13 sum in a call.
 const SUMMED_AT_ONCE: usize = 512;
 
-/// Asks the routing table. The answer is in `cpu.fib`.
+/// Asks the routing table. The answer is where the question was.
 #[inline(always)]
-fn fib_lookup(context: *mut core::ffi::c_void, cpu: &mut Cpu, flags: u32) -> bool {
-    let fib = &raw mut cpu.fib;
+fn fib_lookup(context: *mut core::ffi::c_void, fib: &mut bpf_fib_lookup, flags: u32) -> bool {
+    let fib = &raw mut *fib;
     let len = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: the verifier checks context and memory.
     unsafe { helpers::bpf_fib_lookup(context, fib, len, flags) == 0 }
@@ -138,6 +139,32 @@ impl Frame {
     pub fn ingress(&self) -> u32 {
         // SAFETY: the kernel's context.
         unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// The queue of that device.
+    #[inline(always)]
+    pub fn queue(&self) -> u32 {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.0).rx_queue_index }
+    }
+
+    /// The socket for what that queue receives.
+    #[inline(always)]
+    pub fn socket(&self) -> Option<u32> {
+        maps::socket(self.ingress(), self.queue())
+    }
+
+    /// Copies a question to the routing table out.
+    #[inline(always)]
+    pub fn load_question(&self, question: &mut RouteFrame) -> bool {
+        let to = (&raw mut *question).cast::<u8>();
+        self.load(0, to, RouteFrame::LEN, RouteFrame::LEN)
+    }
+
+    /// Overwrites it, with its answer.
+    #[inline(always)]
+    pub fn store_answer(&self, answer: &mut RouteFrame) -> bool {
+        self.store((&raw mut *answer).cast(), RouteFrame::LEN)
     }
 
     /// Copies the first bytes out.
@@ -218,8 +245,8 @@ impl Frame {
 
     /// Asks the routing table.
     #[inline(always)]
-    pub fn fib_lookup(&self, cpu: &mut Cpu, flags: u32) -> bool {
-        fib_lookup(self.0.cast(), cpu, flags)
+    pub fn fib_lookup(&self, fib: &mut bpf_fib_lookup, flags: u32) -> bool {
+        fib_lookup(self.0.cast(), fib, flags)
     }
 }
 
@@ -415,7 +442,7 @@ impl Skb {
 
     /// Asks the routing table.
     #[inline(always)]
-    pub fn fib_lookup(&self, cpu: &mut Cpu, flags: u32) -> bool {
-        fib_lookup(self.0.cast(), cpu, flags)
+    pub fn fib_lookup(&self, fib: &mut bpf_fib_lookup, flags: u32) -> bool {
+        fib_lookup(self.0.cast(), fib, flags)
     }
 }

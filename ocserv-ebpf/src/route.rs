@@ -1,10 +1,16 @@
 //! Questions to the host's routing table.
 
-use aya_ebpf::bindings::bpf_fib_lookup;
-use ocserv_common::encapsulation::is_ipv4;
+use aya_ebpf::bindings::{
+    bpf_fib_lookup, bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2,
+    bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
+};
+use ocserv_common::encapsulation::{is_ipv4, is_mapped};
 use ocserv_common::inner::Inner;
+use ocserv_common::kernel::RouteFrame;
 
 use crate::cpu::Cpu;
+use crate::maps;
+use crate::packet::Frame;
 
 /// The question is how this host sends, by the device that it names.
 pub const OUTPUT: u32 = 2;
@@ -12,6 +18,21 @@ pub const OUTPUT: u32 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const UDP: u8 = 17;
+/// No question yet.
+const BLANK: bpf_fib_lookup = bpf_fib_lookup {
+    family: 0,
+    l4_protocol: 0,
+    sport: 0,
+    dport: 0,
+    __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },
+    ifindex: 0,
+    __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
+    __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: [0; 4] },
+    __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: [0; 4] },
+    __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
+    smac: [0; 6],
+    dmac: [0; 6],
+};
 
 /// How an inner packet goes on that came in by `ifindex`.
 #[inline(always)]
@@ -35,6 +56,44 @@ pub fn ask_outer(cpu: &mut Cpu, ip_len: usize, tos: u8, ifindex: u32) {
     fib.sport = u16::from_ne_bytes(flow.local_port);
     fib.dport = u16::from_ne_bytes(flow.peer_port);
     set_addresses(fib, is_ipv4, &flow.local, &flow.peer);
+}
+
+/// Answers the question in a frame: which way goes on past the stack.
+#[inline(always)]
+pub fn answer(frame: &Frame) {
+    let mut question = RouteFrame::EMPTY;
+    if !frame.load_question(&mut question) {
+        return;
+    }
+    let mut fib = BLANK;
+    ask(&mut fib, &question);
+    let is_output = question.is_output != 0;
+    let is_known = frame.fib_lookup(&mut fib, if is_output { OUTPUT } else { 0 });
+    let may_send = || {
+        if is_output {
+            maps::is_direct(fib.ifindex)
+        } else {
+            maps::mac(fib.ifindex).is_some()
+        }
+    };
+    let found = is_known && may_send();
+    question.found = found.into();
+    question.egress = if found { fib.ifindex } else { 0 };
+    question.macs = if found { macs(&fib) } else { [0; 12] };
+    frame.store_answer(&mut question);
+}
+
+#[inline(always)]
+fn ask(fib: &mut bpf_fib_lookup, question: &RouteFrame) {
+    let is_ipv4 = is_mapped(&question.destination);
+    let len = usize::from(question.len);
+    reset(fib, is_ipv4, question.protocol, len, question.ifindex);
+    if is_ipv4 {
+        fib.__bindgen_anon_2.tos = question.tos;
+    }
+    fib.sport = u16::from_ne_bytes(question.source_port);
+    fib.dport = u16::from_ne_bytes(question.destination_port);
+    set_addresses(fib, is_ipv4, &question.source, &question.destination);
 }
 
 /// Destination and source of the Ethernet header, from the answer.

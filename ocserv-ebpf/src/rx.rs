@@ -7,7 +7,8 @@ use ocserv_common::datagram::{self, ETHERNET, NotOurs, RECORD_HEADER, Record};
 use ocserv_common::encapsulation;
 use ocserv_common::inner::{self, Inner};
 use ocserv_common::kernel::{
-    Address, Counted, HAS_IPV4, HAS_IPV6, HAS_NETWORKS, KernelChannel, SessionKeys, Settings,
+    Address, Counted, HAS_IPV4, HAS_IPV6, HAS_NETWORKS, KernelChannel, MAX_SOCKET_FRAME,
+    SessionKeys, Settings,
 };
 use ocserv_common::session::{ChannelState, DropReason, SessionShared};
 
@@ -59,7 +60,9 @@ pub fn receive<C: Carrier>(frame: &C) -> Step<Way> {
     let context = find(cpu, &record)?;
     // A frame with other headers would not be completed as it should. A finished checksum looks so too once
     // in 65,536 times. Those behind it must not overtake it, nor what the stack makes of fragments.
-    if record.is_fragment || record.has_open_checksum && !C::ACCOUNTS_FOR_CHECKSUMS {
+    let to_socket = settings.sockets != 0;
+    let keeps_headers = !C::ACCOUNTS_FOR_CHECKSUMS && !to_socket;
+    if record.is_fragment || record.has_open_checksum && keeps_headers {
         context.shared.rx_pace.leave(context.now_ms);
         return Err(NotOurs::Form.into());
     }
@@ -67,6 +70,9 @@ pub fn receive<C: Carrier>(frame: &C) -> Step<Way> {
         // Nobody has these cheaper than user space, and none must overtake them.
         context.shared.rx_pace.leave(context.now_ms);
         return Err(Verdict::Left(Counted::UpBulk));
+    }
+    if to_socket {
+        return Err(steer(frame, &context, settings));
     }
     check_length(&context, &record, settings)?;
     open(frame, cpu, &context, &record)?;
@@ -147,6 +153,24 @@ fn find(cpu: &Cpu, record: &Record) -> Step<Context> {
         now_ns,
         now_ms: now_ns / 1_000_000,
     })
+}
+
+/// Leaves a record to user space as it is, by a socket if it may go by one.
+#[inline(always)]
+fn steer<C: Carrier>(frame: &C, context: &Context, settings: &Settings) -> Verdict {
+    let pace = &context.shared.rx_pace;
+    if frame.len() > MAX_SOCKET_FRAME as usize {
+        pace.leave(context.now_ms);
+        return Verdict::Left(Counted::UpBulk);
+    }
+    if pace.holds(context.now_ns, &settings.rx) {
+        return Verdict::Left(Counted::UpBulk);
+    }
+    // The keys are not in the kernel then, so nobody opens it here.
+    let Some(socket) = frame.socket() else {
+        return Verdict::Left(Counted::UpRoute);
+    };
+    Verdict::Socket(socket, Counted::RxSocket)
 }
 
 /// What is cheaper in user space, and what must not overtake it (`ocserv_common::pace`).
@@ -267,7 +291,7 @@ fn way<C: Carrier>(frame: &C, cpu: &mut Cpu, inner: &Inner, settings: &Settings)
     }
     route::ask_inner(cpu, inner, settings.tun_ifindex);
     // Only devices towards the LAN: what leaves towards the Internet meets the host's rules.
-    if !frame.fib_lookup(cpu, 0)
+    if !frame.fib_lookup(&mut cpu.fib, 0)
         || maps::mac(cpu.fib.ifindex).is_none()
         || !maps::is_direct(cpu.fib.ifindex)
     {

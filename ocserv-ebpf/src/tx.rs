@@ -8,7 +8,7 @@ use ocserv_common::encapsulation::{
 };
 use ocserv_common::inner::{Checksum, Inner};
 use ocserv_common::kernel::{
-    Counted, KernelChannel, MAX_INNER, RECORD_OVERHEAD, SessionKeys, Settings,
+    Counted, KernelChannel, MAX_INNER, MAX_SOCKET_FRAME, RECORD_OVERHEAD, SessionKeys, Settings,
 };
 use ocserv_common::session::{ChannelState, SessionShared};
 
@@ -51,6 +51,10 @@ pub struct Sealed {
 pub fn send_packet(skb: &Skb) -> Step<u32> {
     let cpu = maps::tx_cpu().ok_or(Verdict::Pass)?;
     let settings = maps::settings().ok_or(Verdict::Pass)?;
+    if settings.sockets != 0 {
+        // User space has those before it.
+        return Err(Verdict::Pass);
+    }
     let len = skb.len();
     if !skb.load_inner_head(cpu.inner(), len) {
         return Err(Verdict::Pass);
@@ -67,7 +71,7 @@ pub fn send_packet(skb: &Skb) -> Step<u32> {
         Checksum::Unknown => return Err(Verdict::Left(Counted::UpForm)),
     }
     ask_route(cpu, &context, &inner);
-    if !skb.fib_lookup(cpu, OUTPUT) {
+    if !skb.fib_lookup(&mut cpu.fib, OUTPUT) {
         // Too long for the way, or nobody knows the neighbour yet: that may be over for the next one.
         context.shared.tx_pace.leave(context.now_ms);
         return Err(Verdict::Left(Counted::UpRoute));
@@ -109,8 +113,14 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
     *cpu.inner() = start;
     let inner = Inner::parse(cpu.inner(), len - ETHERNET).ok_or(Verdict::Pass)?;
     let context = find(cpu, &inner).map_err(|_| Verdict::Pass)?;
-    check_length_early(&context, &inner, settings)?;
+    let to_socket = settings.sockets != 0;
+    if !to_socket {
+        check_length_early(&context, &inner, settings)?;
+    }
     let checksum = inner.checksum(cpu.inner(), false);
+    if to_socket {
+        return Err(steer(frame, cpu, &context, &inner, checksum, settings));
+    }
     if checksum == Checksum::LooksOpen {
         context.shared.tx_pace.leave(context.now_ms);
     }
@@ -118,7 +128,7 @@ pub fn send_frame(frame: &Frame) -> Step<u32> {
         return Err(Verdict::Left(Counted::UpForm));
     }
     ask_route(cpu, &context, &inner);
-    if !frame.fib_lookup(cpu, OUTPUT) || !maps::is_direct(cpu.fib.ifindex) {
+    if !frame.fib_lookup(&mut cpu.fib, OUTPUT) || !maps::is_direct(cpu.fib.ifindex) {
         return Err(Verdict::Left(Counted::UpRoute));
     }
     prepare(cpu, &inner);
@@ -231,6 +241,47 @@ fn check_length_early(context: &Context, inner: &Inner, settings: &Settings) -> 
         return Err(Verdict::Left(Counted::UpBulk));
     }
     Ok(())
+}
+
+/// Leaves a packet to user space as it is, by a socket if it may go by one.
+#[inline(always)]
+fn steer(
+    frame: &Frame,
+    cpu: &mut Cpu,
+    context: &Context,
+    inner: &Inner,
+    checksum: Checksum,
+    settings: &Settings,
+) -> Verdict {
+    let pace = &context.shared.tx_pace;
+    if frame.len() > MAX_SOCKET_FRAME as usize || is_too_long(context, inner.total_len as u32) {
+        pace.leave(context.now_ms);
+        return left(Counted::UpBulk);
+    }
+    // The flow's next packets may be others.
+    let is_odd = inner.has_options() || inner.is_fragment(cpu.inner());
+    if is_odd || checksum == Checksum::LooksOpen {
+        pace.leave(context.now_ms);
+        return left(Counted::UpForm);
+    }
+    // All of the flow are like this one; or the client does not get it.
+    if checksum == Checksum::Unknown || !inner.has_hops(cpu.inner()) {
+        return left(Counted::UpForm);
+    }
+    if pace.holds(context.now_ns, &settings.tx) {
+        return left(Counted::UpBulk);
+    }
+    match frame.socket() {
+        Some(socket) => Verdict::Socket(socket, Counted::TxSocket),
+        None => left(Counted::UpRoute),
+    }
+}
+
+/// Left, and counted here: behind the stack no program does.
+#[inline(always)]
+fn left(counted: Counted) -> Verdict {
+    maps::count(counted);
+    Verdict::Pass
 }
 
 #[inline(always)]

@@ -10,6 +10,8 @@ pub enum Verdict {
     Pass,
     /// The stack has it, unchanged, for user space.
     Left(Counted),
+    /// The socket of this index has it, unchanged, and that is counted; where there is none, the stack.
+    Socket(u32, Counted),
     /// Nobody has it.
     Drop(Counted),
 }

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use datapath::{DatapathDevice, DatapathInfo, PathTraffic, ProgramInfo};
+pub use datapath::{DatapathDevice, DatapathInfo, PathTraffic, ProgramInfo, SocketTraffic};
 
 /// Largest request, without its length field.
 pub const MAX_REQUEST: usize = 64 * 1024;

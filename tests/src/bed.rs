@@ -226,6 +226,24 @@ impl Bed {
         Ok(())
     }
 
+    /// Puts a bridge, `bridge0`, which has no XDP of its own, between the gateway and its lan.
+    ///
+    /// # Errors
+    /// When a device cannot be changed.
+    pub fn bridge_lan(&self) -> Result<()> {
+        for line in [
+            "link add bridge0 type bridge",
+            "address flush dev lan0",
+            "link set lan0 master bridge0",
+            "link set bridge0 up",
+            "address add 10.20.0.1/24 dev bridge0",
+            "address add fd20::1/64 dev bridge0 nodad",
+        ] {
+            self.gateway().ip(line)?;
+        }
+        Ok(())
+    }
+
     /// Loses all datagrams between the clients and the gateway's port.
     ///
     /// # Errors

@@ -105,6 +105,7 @@ impl Bed {
             limits: RecordLimits::fixed(MAX_RECORD),
             direct: false,
             tun_ifindex: 1,
+            sockets: false,
         };
         let mut kernel = KernelPath::load(options)?;
         let memory = kernel.make_shard(0)?;

@@ -10,11 +10,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ocserv_proto::config::NetPriority;
 use ocserv_proto::dtls::{ChannelKeys, DtlsChannel};
 use ocserv_sys::shared_map::{Backing, SharedSessions};
+use ocserv_sys::xsk::Socket;
 use tokio::sync::mpsc;
 
 use super::channel::Flow;
 use super::clock;
-use super::mailbox::{Mailbox, Report, Update};
+use super::mailbox::{AddedSocket, Mailbox, Report, Update};
 use super::session::Session;
 use crate::ipc::channel::Channel;
 use crate::ipc::dataplane::{FromDataplane, SessionParams, ToDataplane};
@@ -165,9 +166,48 @@ impl Control {
                     self.tell_all(|| Update::SessionRemoved(slot.0));
                 }
             }
+            ToDataplane::SocketAdded {
+                thread,
+                ifindex,
+                queue,
+                is_lan,
+            } => {
+                let fd = fds
+                    .into_iter()
+                    .next()
+                    .context("news of a socket without it")?;
+                let answer = match Socket::new(fd) {
+                    Ok(socket) => {
+                        let added = AddedSocket {
+                            ifindex,
+                            is_lan,
+                            socket,
+                        };
+                        self.add_socket(thread, added).await?;
+                        FromDataplane::SocketReady { ifindex, queue }
+                    }
+                    Err(error) => FromDataplane::SocketRefused {
+                        ifindex,
+                        queue,
+                        error: error.to_string(),
+                    },
+                };
+                self.supervisor.send(&answer, &[]).await?;
+            }
+            ToDataplane::SocketsGone { ifindex } => {
+                self.tell_all(|| Update::SocketsGone(ifindex));
+            }
             ToDataplane::Stop => {}
         }
         Ok(())
+    }
+
+    /// Returns when the thread serves the socket.
+    async fn add_socket(&self, thread: u32, added: AddedSocket) -> anyhow::Result<()> {
+        let mailbox = self.threads.get(thread as usize);
+        let mailbox = mailbox.context("a socket for a thread that does not exist")?;
+        mailbox.post(Update::SocketAdded(Box::new(added)));
+        self.barrier().await
     }
 
     fn add_session(&mut self, mut params: SessionParams) {

@@ -40,14 +40,16 @@ pub(super) const TRIES_PER_SECOND: u64 = 2000;
 
 /// Where a record was received.
 #[derive(Clone, Copy)]
-struct Origin {
-    now: Now,
-    flow: Flow,
+pub(super) struct Origin {
+    pub(super) now: Now,
+    pub(super) flow: Flow,
     /// Number of its datagram in the batch, and where that begins in memory.
-    datagram: usize,
-    base: usize,
+    pub(super) datagram: usize,
+    pub(super) base: usize,
     /// A router on the way was congested.
-    is_congested: bool,
+    pub(super) is_congested: bool,
+    /// The device that it came by, if answers can go by it as they are; 0: not known.
+    pub(super) device: u32,
 }
 
 /// One received record and what is needed to deliver it.
@@ -87,6 +89,7 @@ impl Worker {
                         datagram: index,
                         base: datagram.bytes.as_ptr() as usize,
                         is_congested: is_congested(datagram.tos),
+                        device: 0,
                     };
                     self.open_datagram(origin, datagram.bytes);
                 }
@@ -151,7 +154,7 @@ impl Worker {
 
     /// Opens the records of a datagram, up to the first that does not open: clients send one in
     /// each, and a stranger must not make more work by sending many.
-    fn open_datagram(&mut self, origin: Origin, bytes: &mut [u8]) {
+    pub(super) fn open_datagram(&mut self, origin: Origin, bytes: &mut [u8]) {
         let Origin { now, flow, .. } = origin;
         let mut rest = bytes;
         let mut first = true;
@@ -342,6 +345,11 @@ impl Inbound<'_> {
         let opened = channel.crypto.open(record, window)?;
         if moves {
             session.move_channel(channel, self.origin.flow, self.origin.now);
+        }
+        let known = &session.live(channel).ifindex;
+        let device = u64::from(self.origin.device);
+        if device != 0 && device != known.get() {
+            known.set(device);
         }
         shared.last_udp_rx_secs.set(self.origin.now.as_secs());
         self.receive(session, channel, opened);

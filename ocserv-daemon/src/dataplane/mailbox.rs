@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use ocserv_sys::poller::Waker;
+use ocserv_sys::xsk;
 
 use super::channel::Flow;
 use super::session::Session;
@@ -26,11 +27,25 @@ pub enum Update {
     SessionRemoved(u32),
     /// Records of a session come by this flow.
     FlowAdded(u32, Flow),
+    /// A socket past the host's stack, for this thread alone.
+    SocketAdded(Box<AddedSocket>),
+    /// The device with this number has no such sockets any more.
+    SocketsGone(u32),
     /// To be dropped: whoever waits for all copies to be gone knows then that no thread works with
     /// what it had before.
     Barrier(tokio::sync::mpsc::Sender<()>),
     /// End.
     Stop,
+}
+
+/// A socket past the host's stack.
+pub struct AddedSocket {
+    /// Its device.
+    pub ifindex: u32,
+    /// The device is towards the networks behind the gateway, not towards clients.
+    pub is_lan: bool,
+    /// The socket, whose frames are this thread's.
+    pub socket: xsk::Socket,
 }
 
 /// What a thread tells the control task.

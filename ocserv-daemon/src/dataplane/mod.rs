@@ -21,13 +21,16 @@ mod limit;
 mod mailbox;
 mod meter;
 mod output;
+mod past_the_stack;
 mod pending;
 mod routes;
 mod session;
 mod session_mtu;
+mod sockets;
 mod table;
 mod to_client;
 mod trouble;
+mod ways;
 mod worker;
 
 use std::collections::HashSet;
@@ -42,6 +45,7 @@ use ocserv_sys::sandbox;
 use ocserv_sys::shared_map::{Backing, SharedSessions};
 use ocserv_sys::tun::TunQueue;
 use ocserv_sys::udp::{self, PathMtu, UdpPort};
+use ocserv_sys::xsk::Frames;
 use tokio::sync::mpsc;
 
 use self::control::{Control, Features, Records};
@@ -50,7 +54,7 @@ use self::worker::Worker;
 use crate::confine::confine;
 use crate::costs::Costs;
 use crate::ipc::channel::Channel;
-use crate::ipc::dataplane::ToDataplane;
+use crate::ipc::dataplane::{FRAME_SIZE, ToDataplane};
 use crate::role::Confinement;
 
 /// Packets that are read and sent together; of datagrams that the kernel has merged, messages.
@@ -74,7 +78,12 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
             return Ok(());
         };
         let setup = Setup::take(setup, fds)?;
-        confine(&confinement, sandbox::Role::Dataplane)?;
+        let role = if setup.sockets {
+            sandbox::Role::DataplaneWithSockets
+        } else {
+            sandbox::Role::Dataplane
+        };
+        confine(&confinement, role)?;
         let (sender, reports) = mpsc::channel(REPORTS);
         let threads = start_threads(setup.threads, setup.costs, &sender)?;
         ocserv_sys::memory::give_back();
@@ -88,8 +97,28 @@ pub fn run(supervisor: OwnedFd, confinement: Confinement) -> anyhow::Result<()> 
 struct Setup {
     records: Records,
     features: Features,
-    threads: Vec<(TunQueue, Vec<UdpPort>)>,
+    threads: Vec<ThreadParts>,
     costs: Option<Costs>,
+    sockets: bool,
+}
+
+/// What a thread is given.
+struct ThreadParts {
+    tun: TunQueue,
+    ports: Vec<UdpPort>,
+    sockets: Option<SocketParts>,
+}
+
+/// What a thread needs for sockets past the host's stack (`xdp-sockets`).
+pub struct SocketParts {
+    /// Memory of its sockets.
+    pub frames: Frames,
+    /// The program that knows where packets go.
+    pub route: Arc<OwnedFd>,
+    /// The tun device: where the host hands packets to this process.
+    pub tun_ifindex: u32,
+    /// Records are not to be fragmented (`try-mtu-discovery`).
+    pub dont_fragment: bool,
 }
 
 impl Setup {
@@ -101,6 +130,8 @@ impl Setup {
             kernel_maps,
             try_mtu_discovery,
             costs,
+            sockets,
+            tun_ifindex,
             ..
         } = message
         else {
@@ -112,6 +143,12 @@ impl Setup {
             PathMtu::Fragment
         };
         let mut fds = fds.into_iter();
+        let route = match sockets {
+            true => Some(Arc::new(
+                fds.next_back().context("the route program is missing")?,
+            )),
+            false => None,
+        };
         let mut read = HashSet::new();
         let threads = (0..threads)
             .map(|_| {
@@ -127,7 +164,20 @@ impl Setup {
                         Ok(port)
                     })
                     .collect::<anyhow::Result<_>>()?;
-                Ok((tun, ports))
+                let sockets = match &route {
+                    Some(route) => Some(SocketParts {
+                        frames: map_frames(fds.next())?,
+                        route: Arc::clone(route),
+                        tun_ifindex,
+                        dont_fragment: try_mtu_discovery,
+                    }),
+                    None => None,
+                };
+                Ok(ThreadParts {
+                    tun,
+                    ports,
+                    sockets,
+                })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         if threads.is_empty() {
@@ -151,18 +201,24 @@ impl Setup {
             features,
             threads,
             costs,
+            sockets,
         })
     }
 }
 
+fn map_frames(memory: Option<OwnedFd>) -> anyhow::Result<Frames> {
+    let memory = memory.context("memory of frames is missing")?;
+    Frames::map(&memory, FRAME_SIZE).context("memory of frames")
+}
+
 fn start_threads(
-    parts: Vec<(TunQueue, Vec<UdpPort>)>,
+    parts: Vec<ThreadParts>,
     costs: Option<Costs>,
     reports: &mpsc::Sender<Report>,
 ) -> anyhow::Result<Vec<Mailbox>> {
     let count = parts.len();
     let mut mailboxes = Vec::with_capacity(count);
-    for (id, (tun, ports)) in parts.into_iter().enumerate() {
+    for (id, parts) in parts.into_iter().enumerate() {
         let (mailbox, inbox) = mailbox()?;
         let guard = FailureGuard {
             id,
@@ -170,7 +226,7 @@ fn start_threads(
         };
         std::thread::Builder::new()
             .name(format!("packets-{id}"))
-            .spawn(move || guard.watch(count, (tun, ports), costs, &inbox))
+            .spawn(move || guard.watch(count, parts, costs, &inbox))
             .context("cannot start a packet thread")?;
         mailboxes.push(mailbox);
     }
@@ -184,15 +240,16 @@ struct FailureGuard {
 }
 
 impl FailureGuard {
-    fn watch(
-        self,
-        threads: usize,
-        parts: (TunQueue, Vec<UdpPort>),
-        costs: Option<Costs>,
-        inbox: &Inbox,
-    ) {
+    fn watch(self, threads: usize, parts: ThreadParts, costs: Option<Costs>, inbox: &Inbox) {
         let reports = self.reports.clone();
-        let worker = move || Worker::new((self.id, threads), parts, costs, reports).run(inbox);
+        let ThreadParts {
+            tun,
+            ports,
+            sockets,
+        } = parts;
+        let worker = move || {
+            Worker::new((self.id, threads), (tun, ports), costs, sockets, reports).run(inbox)
+        };
         let work = std::panic::AssertUnwindSafe(worker);
         let failure = match std::panic::catch_unwind(work) {
             Ok(Ok(())) => return,

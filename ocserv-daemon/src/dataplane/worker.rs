@@ -23,15 +23,18 @@ use super::meter::Meter;
 use super::output::{NotSealed, Output, Tag};
 use super::pending::{EarlyHellos, PendingHandshakes};
 use super::session::Session;
+use super::sockets::Sockets;
 use super::table::SessionTable;
 use super::to_client::CstpItem;
-use super::{BATCH, MAX_DATAGRAM, clock};
+use super::{BATCH, MAX_DATAGRAM, SocketParts, clock};
 use crate::costs::Costs;
 use crate::ipc::ids::GateId;
 use crate::ipc::packet::MAX_FRAME;
 
 /// Timers of sessions are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
+/// What a socket did not take is tried again after this time.
+const RETRY: Duration = Duration::from_millis(1);
 /// Most requests to one session in a tick: two channels may be silent, and two go for a size.
 const PER_TICK: usize = 4;
 /// "Packet too big" messages a second and thread.
@@ -54,6 +57,8 @@ pub struct Strays {
     pub tun: u64,
     /// Control packets and handshakes that the UDP sockets did not take, unless one byte went instead.
     pub unsent: u64,
+    /// Packets that the kernel lost on their way to or from sockets past the stack.
+    pub past: u64,
 }
 
 /// What a thread works with.
@@ -84,6 +89,8 @@ pub struct Worker {
     pub(super) owners: Vec<u32>,
     /// Where costs decide about paths.
     pub(super) meter: Option<Meter>,
+    /// `xdp-sockets`.
+    pub(super) sockets: Option<Box<Sockets>>,
     logged: Strays,
 }
 
@@ -105,20 +112,22 @@ struct Buffers {
 }
 
 /// What became readable.
-enum Source {
+pub(super) enum Source {
     Inbox,
     Tun,
     Port(usize),
     Gate(GateId),
+    Socket(usize),
 }
 
 impl Source {
-    fn token(&self) -> u64 {
+    pub(super) fn token(&self) -> u64 {
         let (kind, value) = match self {
             Self::Inbox => (0, 0),
             Self::Tun => (1, 0),
             Self::Port(index) => (2, *index as u32),
             Self::Gate(gate) => (3, gate.0),
+            Self::Socket(index) => (4, *index as u32),
         };
         (kind << 32) | u64::from(value)
     }
@@ -129,7 +138,8 @@ impl Source {
             0 => Self::Inbox,
             1 => Self::Tun,
             2 => Self::Port(value as usize),
-            _ => Self::Gate(GateId(value)),
+            3 => Self::Gate(GateId(value)),
+            _ => Self::Socket(value as usize),
         }
     }
 }
@@ -140,6 +150,7 @@ impl Worker {
         (id, threads): (usize, usize),
         (tun, ports): (TunQueue, Vec<UdpPort>),
         costs: Option<Costs>,
+        sockets: Option<SocketParts>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
         Self {
@@ -160,6 +171,7 @@ impl Worker {
             packed: Vec::new(),
             owners: Vec::with_capacity(BATCH),
             meter: costs.map(Meter::new),
+            sockets: sockets.map(|parts| Box::new(Sockets::new(parts))),
             logged: Strays::default(),
         }
     }
@@ -188,7 +200,9 @@ impl Worker {
             let wait = next_tick
                 .saturating_sub(clock())
                 .saturating_add(Duration::from_millis(1));
-            poller.wait((!self.table.is_empty()).then_some(wait), &mut ready)?;
+            let wait = (!self.table.is_empty()).then_some(wait);
+            poller.wait(self.has_rest().then_some(RETRY).or(wait), &mut ready)?;
+            self.send_rest();
             // News before packets: another thread may have had them already, and its gate's answer
             // comes here.
             if ready.contains(&Source::Inbox.token()) {
@@ -203,6 +217,7 @@ impl Worker {
                     Source::Tun => self.read_tun(&mut buffers.packets)?,
                     Source::Port(index) => self.read_port(index, &mut buffers.datagrams)?,
                     Source::Gate(gate) => self.read_gate(gate, &mut buffers.frames, &poller),
+                    Source::Socket(index) => self.read_socket(index),
                 }
             }
             let now = clock();
@@ -225,6 +240,8 @@ impl Worker {
                     self.table.remove(slot);
                 }
                 Update::FlowAdded(slot, flow) => self.table.learn_flow(slot, flow),
+                Update::SocketAdded(added) => self.add_socket(*added, poller),
+                Update::SocketsGone(ifindex) => self.forget_sockets(ifindex, poller),
                 Update::Barrier(waiting) => drop(waiting),
                 Update::Stop => return Ok(false),
             }
@@ -304,6 +321,9 @@ impl Worker {
         self.flush_control(now);
         self.tell_costs();
         self.out.tell_troubles(self.id);
+        if let Some(sockets) = &mut self.sockets {
+            self.strays.past += sockets.look_after(self.id);
+        }
         if self.strays != self.logged {
             tracing::debug!(thread = self.id, strays = ?self.strays, "packets of no session");
             self.logged = self.strays;

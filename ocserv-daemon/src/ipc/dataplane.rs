@@ -11,10 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::ids::{GateId, Slot};
 use crate::costs::Costs;
 
+/// Bytes of a frame of the sockets past the host's stack: a packet of at most 1500, with what the kernel
+/// keeps before it.
+pub const FRAME_SIZE: u32 = 2048;
+
 /// Supervisor → dataplane.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToDataplane {
-    /// First message. Descriptors, per thread: its tun queue, then its UDP sockets.
+    /// First message. Descriptors, per thread: its tun queue, then its UDP sockets, then with `sockets` the
+    /// memory of its frames; with `sockets`, behind all of them, the program that knows routes.
     Setup {
         /// Number of threads.
         threads: u32,
@@ -28,6 +33,10 @@ pub enum ToDataplane {
         try_mtu_discovery: bool,
         /// What packets cost, where that decides about their paths.
         costs: Option<Costs>,
+        /// `xdp-sockets`: sockets past the host's stack may come.
+        sockets: bool,
+        /// The tun device.
+        tun_ifindex: u32,
         /// Largest `-d`/`log-level` wanted.
         log_level: u8,
     },
@@ -79,6 +88,23 @@ pub enum ToDataplane {
         /// Which one.
         slot: Slot,
     },
+    /// A socket past the host's stack. One descriptor. Answered by [`FromDataplane::SocketReady`], and no
+    /// packet comes by it before, or by [`FromDataplane::SocketRefused`].
+    SocketAdded {
+        /// The thread whose memory it has.
+        thread: u32,
+        /// Its device.
+        ifindex: u32,
+        /// The device's queue.
+        queue: u32,
+        /// The device is towards the networks behind the gateway, not towards clients.
+        is_lan: bool,
+    },
+    /// A device has no sockets any more: close them.
+    SocketsGone {
+        /// Which one.
+        ifindex: u32,
+    },
     /// Exit.
     Stop,
 }
@@ -123,6 +149,22 @@ pub enum FromDataplane {
         channel: u8,
         /// Number of the keys.
         generation: u64,
+    },
+    /// Answer to [`ToDataplane::SocketAdded`]: its thread serves the socket.
+    SocketReady {
+        /// Its device.
+        ifindex: u32,
+        /// The device's queue.
+        queue: u32,
+    },
+    /// Answer to [`ToDataplane::SocketAdded`]: it is closed again.
+    SocketRefused {
+        /// Its device.
+        ifindex: u32,
+        /// The device's queue.
+        queue: u32,
+        /// Why, for the log.
+        error: String,
     },
     /// What outputs of a thread cost by now.
     OutputCosts {

@@ -141,10 +141,11 @@ impl KernelPath {
         Ok(())
     }
 
-    /// Takes the programs off a device, if there are any.
+    /// Takes the programs off a device, if there are any, and its sockets.
     pub fn detach(&mut self, ifindex: u32) {
         self.attached.retain(|device| device.ifindex != ifindex);
         self.direct.forget(ifindex);
+        self.forget_sockets(ifindex);
     }
 
     fn attach_first(

@@ -13,6 +13,7 @@ use super::KernelPath;
 use super::direct::DirectMaps;
 use super::sessions::SessionMaps;
 use super::shards::ShardMaps;
+use super::sockets::{ROUTE_PROGRAM, SocketMaps};
 use super::words;
 use crate::costs::RecordLimits;
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub direct: bool,
     /// The tun device.
     pub tun_ifindex: u32,
+    /// XDP programs hand packets of sessions over to sockets.
+    pub sockets: bool,
 }
 
 /// Why there is no kernel path. The text is for the administrator.
@@ -76,7 +79,11 @@ impl KernelPath {
     /// # Errors
     /// [`LoadError`]; everything works without.
     pub fn load(options: Options) -> Result<Self, LoadError> {
-        Self::load_some(options, &XDP_PROGRAMS, &TC_PROGRAMS)
+        let mut xdp = XDP_PROGRAMS.to_vec();
+        if options.sockets {
+            xdp.push(ROUTE_PROGRAM);
+        }
+        Self::load_some(options, &xdp, &TC_PROGRAMS)
     }
 
     /// The same with some of the programs.
@@ -101,6 +108,7 @@ impl KernelPath {
             shards: ShardMaps::take(&mut ebpf).map_err(other)?,
             sessions: SessionMaps::take(&mut ebpf).map_err(other)?,
             direct: DirectMaps::take(&mut ebpf).map_err(other)?,
+            sockets: SocketMaps::take(&mut ebpf).map_err(other)?,
             words: words::take(&mut ebpf).map_err(other)?,
             ebpf,
             options,
@@ -232,6 +240,7 @@ fn set_options(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
     words[4..8].copy_from_slice(&tx);
     words[8] = options.tun_ifindex;
     words[9] = options.direct.into();
+    words[10] = options.sockets.into();
     map.set(0, words, 0)?;
     Ok(())
 }
@@ -241,6 +250,7 @@ const SETTINGS_WORDS: usize = size_of::<Settings>() / 4;
 const _: () = {
     assert!(offset_of!(Settings, rx) == 0 && offset_of!(Settings, tx) == 16);
     assert!(offset_of!(Settings, tun_ifindex) == 32 && offset_of!(Settings, direct) == 36);
+    assert!(offset_of!(Settings, sockets) == 40 && SETTINGS_WORDS == 11);
 };
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ impl Bed {
             limits: RecordLimits::fixed(MAX_RECORD),
             direct: false,
             tun_ifindex: 1,
+            sockets: false,
         };
         let mut kernel = KernelPath::load_some(options, &["xdp_rx"], &[])?;
         let memory = kernel.make_shard(0)?;

@@ -10,6 +10,7 @@ mod loading;
 mod measure;
 mod sessions;
 mod shards;
+mod sockets;
 mod words;
 
 use std::collections::HashSet;
@@ -26,6 +27,7 @@ pub use self::sessions::{NewChannel, fits};
 use self::direct::DirectMaps;
 use self::sessions::SessionMaps;
 use self::shards::ShardMaps;
+use self::sockets::SocketMaps;
 use self::words::Words;
 
 /// Loaded programs with their maps.
@@ -35,6 +37,7 @@ pub struct KernelPath {
     shards: ShardMaps,
     sessions: SessionMaps,
     direct: DirectMaps,
+    sockets: SocketMaps,
     words: EbpfLogger<Words>,
     attached: Vec<Attached>,
     /// Devices that take no programs.

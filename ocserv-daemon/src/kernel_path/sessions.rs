@@ -38,12 +38,13 @@ pub struct NewChannel<'a> {
     pub ifindex: u32,
 }
 
-/// Whether the programs can honour all settings of a session.
-pub fn fits(params: &SessionParams, keys: &ChannelKeys) -> bool {
-    keys.cipher == Cipher::ChaCha20Poly1305
-        && params.rx_limit == 0
-        && params.tx_limit == 0
-        && !matches!(params.net_priority, Some(NetPriority::Priority(_)))
+/// Whether the programs can honour all settings of a session. With sockets it is user space that opens
+/// and seals, and limits rates.
+pub fn fits(params: &SessionParams, keys: &ChannelKeys, sockets: bool) -> bool {
+    let opens = keys.cipher == Cipher::ChaCha20Poly1305;
+    let is_unlimited = params.rx_limit == 0 && params.tx_limit == 0;
+    !matches!(params.net_priority, Some(NetPriority::Priority(_)))
+        && (sockets || opens && is_unlimited)
 }
 
 /// What leads to a session.
@@ -244,7 +245,11 @@ impl KernelPath {
         let former = other.generation != 0 && other.flow == flow;
         let replaced = &installed.keys.channels[usize::from(number)];
         let left = (replaced.generation != 0 && replaced.flow != flow).then_some(replaced.flow);
-        installed.keys.channels[usize::from(number)] = channel(new, flow, former);
+        let place = &mut installed.keys.channels[usize::from(number)];
+        *place = channel(new, flow, former);
+        if !self.options.sockets {
+            copy_keys(place, new.keys);
+        }
         installed.keys.newest = number;
         self.shards.store_session(slot, &installed.keys);
         let channel = &installed.keys.channels[usize::from(number)];
@@ -433,20 +438,23 @@ fn addresses(params: &SessionParams) -> Addresses {
     }
 }
 
+/// A channel without its keys.
 fn channel(new: &NewChannel<'_>, flow: FlowKey, former: bool) -> KernelChannel {
-    let mut channel = KernelChannel {
+    KernelChannel {
         generation: new.generation,
         flow,
         ifindex: new.ifindex,
         epoch: new.keys.epoch,
         former: former.into(),
         ..KernelChannel::EMPTY
-    };
-    copy_words(&mut channel.client_key, new.keys.client_key.expose());
-    copy_words(&mut channel.server_key, new.keys.server_key.expose());
-    copy_words(&mut channel.client_iv, new.keys.client_iv.expose());
-    copy_words(&mut channel.server_iv, new.keys.server_iv.expose());
-    channel
+    }
+}
+
+fn copy_keys(channel: &mut KernelChannel, keys: &ChannelKeys) {
+    copy_words(&mut channel.client_key, keys.client_key.expose());
+    copy_words(&mut channel.server_key, keys.server_key.expose());
+    copy_words(&mut channel.client_iv, keys.client_iv.expose());
+    copy_words(&mut channel.server_iv, keys.server_iv.expose());
 }
 
 fn copy_words(to: &mut [u32], from: &[u8]) {

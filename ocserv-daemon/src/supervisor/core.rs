@@ -23,6 +23,7 @@ use super::network::Network;
 use super::peers::Peer;
 use super::setup::{Learned, VhostFiles};
 use super::shards::Shards;
+use super::socket_link::SocketLink;
 use super::state::{Connection, Slots};
 use super::stats::Stats;
 use super::tunnels::{OpenResult, Undo};
@@ -63,6 +64,8 @@ pub enum Event {
     Control(ControlCall),
     /// The pause before the dataplane's restart is over.
     StartDataplane,
+    /// A queue that was taken may be free now.
+    OpenSockets,
     /// Devices or their addresses have changed.
     DevicesChanged,
     /// The tun device was switched off.
@@ -153,6 +156,8 @@ pub struct Supervisor {
     pub(super) devices: Vec<Device>,
     /// Devices that the configuration names for it, and that are not there.
     pub(super) absent_devices: Vec<String>,
+    /// Those past the host's stack.
+    pub(super) sockets: SocketLink,
     pub(super) ticket_key: Secret,
 
     pub(super) events: mpsc::Sender<Event>,
@@ -239,6 +244,7 @@ impl Supervisor {
             }
             Event::Control(call) => self.on_control(call).await,
             Event::StartDataplane => self.on_start_dataplane().await,
+            Event::OpenSockets => self.on_open_sockets(),
             Event::DevicesChanged => self.follow_devices().await,
             Event::TunIsDown => self.rest_kernel_path(),
             Event::TunIsUp => self.on_tun_is_up().await,

@@ -3,7 +3,9 @@
 use ocserv_common::kernel::Counted;
 use ocserv_common::session::{DropReason, SessionShared};
 use ocserv_proto::config::XdpForward;
-use ocserv_proto::control::{DatapathDevice, DatapathInfo, PathTraffic, ProgramInfo};
+use ocserv_proto::control::{
+    DatapathDevice, DatapathInfo, PathTraffic, ProgramInfo, SocketTraffic,
+};
 
 use super::Supervisor;
 use crate::costs::{Costs, RecordLimits};
@@ -30,9 +32,11 @@ impl Supervisor {
             ..DatapathInfo::default()
         };
         if let Some(kernel) = &self.kernel {
-            add_kernel(&mut info, kernel);
+            add_kernel(&mut info, kernel, self.sockets.count());
             add_limits(&mut info, &kernel.options().limits, self.costs.as_ref());
-            if self.config.xdp_max_record.is_none() && self.costs.is_none() {
+            if kernel.options().sockets {
+                "sockets".clone_into(&mut info.limit);
+            } else if self.config.xdp_max_record.is_none() && self.costs.is_none() {
                 "not measured".clone_into(&mut info.limit);
             }
         }
@@ -54,7 +58,7 @@ impl Supervisor {
 }
 
 /// The kernel's part. A session's record counts both paths.
-fn add_kernel(info: &mut DatapathInfo, kernel: &KernelPath) {
+fn add_kernel(info: &mut DatapathInfo, kernel: &KernelPath, sockets: u64) {
     "on".clone_into(&mut info.state);
     info.reason.clear();
     let program = |(name, id)| ProgramInfo { name, id };
@@ -83,6 +87,13 @@ fn add_kernel(info: &mut DatapathInfo, kernel: &KernelPath) {
     };
     info.direct_rx_packets = of(Counted::RxDirect);
     info.direct_tx_packets = of(Counted::TxDirect);
+    if kernel.options().sockets {
+        info.sockets = Some(SocketTraffic {
+            count: sockets,
+            rx_packets: of(Counted::RxSocket),
+            tx_packets: of(Counted::TxSocket),
+        });
+    }
     let user = &mut info.user;
     user.rx_packets = user.rx_packets.saturating_sub(info.kernel.rx_packets);
     user.rx_bytes = user.rx_bytes.saturating_sub(info.kernel.rx_bytes);

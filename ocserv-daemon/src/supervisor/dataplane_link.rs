@@ -89,10 +89,15 @@ impl Supervisor {
             self.link_gate_to_dataplane(gate);
         }
         self.restore_sessions();
+        self.open_sockets();
         Ok(())
     }
 
-    fn dataplane_setup(&self) -> std::io::Result<(ToDataplane, Vec<OwnedFd>)> {
+    fn dataplane_setup(&mut self) -> std::io::Result<(ToDataplane, Vec<OwnedFd>)> {
+        let sockets = self.begin_sockets();
+        let has_sockets = sockets.is_some();
+        let (memory, route) = sockets.unzip();
+        let mut memory = memory.unwrap_or_default().into_iter();
         let mut fds = Vec::new();
         let udp_per_thread = self.listeners.udp.first().map_or(0, Vec::len);
         for (thread, queue) in self.tun.queues().iter().enumerate() {
@@ -100,7 +105,9 @@ impl Supervisor {
             for socket in self.listeners.udp.get(thread).into_iter().flatten() {
                 fds.push(socket.try_clone()?);
             }
+            fds.extend(memory.next());
         }
+        fds.extend(route);
         let setup = ToDataplane::Setup {
             threads: self.threads as u32,
             udp_per_thread: udp_per_thread as u32,
@@ -108,6 +115,8 @@ impl Supervisor {
             kernel_maps: self.shared.backing() == Backing::KernelMap,
             try_mtu_discovery: self.config.try_mtu_discovery,
             costs: self.costs,
+            sockets: has_sockets,
+            tun_ifindex: self.network.index(),
             log_level: self.logging.level,
         };
         Ok((setup, fds))
@@ -174,6 +183,12 @@ impl Supervisor {
                 channel,
                 generation,
             } => self.on_channel_ended(slot, channel.into(), generation),
+            FromDataplane::SocketReady { ifindex, queue } => self.on_socket_ready(ifindex, queue),
+            FromDataplane::SocketRefused {
+                ifindex,
+                queue,
+                error,
+            } => self.on_socket_refused(ifindex, queue, &error),
             FromDataplane::OutputCosts { thread, ns } => self.on_output_costs(thread, ns),
         }
     }
@@ -272,6 +287,7 @@ impl Supervisor {
             "the dataplane (pid {}) is gone; it is replaced",
             dataplane.pid()
         );
+        self.end_sockets();
         // Two writers must not live at once.
         dataplane.finish().await;
         if self.dataplane_since.elapsed() < SHORT_LIFE {

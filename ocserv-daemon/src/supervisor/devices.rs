@@ -32,6 +32,8 @@ pub struct Device {
     pub vlan_of: u32,
     /// Ethernet address.
     pub mac: [u8; 6],
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -83,6 +85,7 @@ fn device(link: &LinkMessage) -> Device {
         is_veth: false,
         vlan_of: 0,
         mac: [0; 6],
+        mtu: 0,
         addresses: Vec::new(),
     };
     let (mut below, mut is_vlan, mut is_elsewhere) = (0, false, false);
@@ -94,6 +97,7 @@ fn device(link: &LinkMessage) -> Device {
                     device.mac = mac;
                 }
             }
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::LinkInfo(infos) => {
                 device.is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
                 is_vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan));
@@ -178,6 +182,7 @@ mod tests {
             is_veth: false,
             vlan_of: 0,
             mac: [0; 6],
+            mtu: 1500,
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         }
     }

@@ -33,6 +33,8 @@ pub fn load(
     }
     let is_direct = config.xdp_forward == XdpForward::Direct;
     let (limits, costs, failure) = match config.xdp_max_record {
+        // Whatever length, user space does it for less past the stack.
+        _ if config.uses_sockets() => (RecordLimits::fixed(0), None, None),
         Some(longest) => (RecordLimits::fixed(longest), None, None),
         None => match kernel_path::costs() {
             Ok(costs) => {
@@ -46,6 +48,7 @@ pub fn load(
         slots,
         limits,
         direct: is_direct,
+        sockets: config.uses_sockets(),
         tun_ifindex,
     };
     let kernel = KernelPath::load(options).map_err(|error| error.to_string())?;
@@ -117,6 +120,12 @@ impl Supervisor {
         if let Err(error) = devices::watch(self.events.clone()) {
             tracing::warn!("{error:#}: the kernel path does not follow changes of devices");
         }
+    }
+
+    /// Whether programs open and seal records.
+    pub(super) fn opens_in_kernel(&self) -> bool {
+        let kernel = self.kernel.as_ref();
+        kernel.is_some_and(|kernel| !kernel.options().sockets)
     }
 
     /// There is no kernel path, as it turned out before the first session.
@@ -203,7 +212,7 @@ impl Supervisor {
         let Some(kernel) = &mut self.kernel else {
             return;
         };
-        let gone: Vec<_> = kernel
+        let without: Vec<_> = kernel
             .attached()
             .iter()
             .filter(|has| has.role != DeviceRole::Tun)
@@ -215,15 +224,20 @@ impl Supervisor {
             })
             .map(|has| (has.ifindex, has.name.clone()))
             .collect();
-        for (ifindex, name) in gone {
+        for (ifindex, name) in &without {
             tracing::info!("kernel path: device {name} has no programs any more");
-            kernel.detach(ifindex);
+            kernel.detach(*ifindex);
         }
         let devices = &self.devices;
         attach_all(kernel, devices, &wanted);
         kernel.refresh_devices(|ip| devices::index_of(devices, ip));
         kernel.forgive(|index| devices.iter().any(|d| d.index == index && d.is_usable));
         self.forget_gone_devices();
+        for (ifindex, _) in without {
+            self.close_sockets(ifindex);
+            self.forget_lack(ifindex);
+        }
+        self.open_sockets();
     }
 
     /// Tells, once, of devices that the configuration names and that are not there.
@@ -300,7 +314,7 @@ impl Supervisor {
             .collect();
         channels.sort_by_key(|(_, channel)| channel.generation);
         for (number, channel) in channels {
-            if !kernel_path::fits(&tunnel.params, &channel.keys) {
+            if !kernel_path::fits(&tunnel.params, &channel.keys, kernel.options().sockets) {
                 kernel.remove(slot.0);
                 return;
             }
@@ -440,8 +454,11 @@ fn warn_of_vlans(device: &Device) {
 
 /// Takes a device from native to generic mode if another one that may be in either has no native mode.
 /// Native mode hands frames to a call of the other device's driver (`ndo_xdp_xmit`), which such a device
-/// lacks; generic mode hands them to any.
+/// lacks; generic mode hands them to any. Sockets send without that call.
 fn make_like_others(kernel: &mut KernelPath, wanted: &Wanted) {
+    if kernel.options().sockets {
+        return;
+    }
     let device = &wanted.device;
     let attached = kernel.attached();
     let is_native = attached
@@ -493,6 +510,7 @@ mod tests {
             is_veth: false,
             vlan_of,
             mac: [0; 6],
+            mtu: 1500,
             addresses: Vec::new(),
         }
     }

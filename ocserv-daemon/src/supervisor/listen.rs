@@ -48,7 +48,7 @@ pub fn bind(config: &Config, threads: usize) -> anyhow::Result<Listeners> {
 
 fn bind_here(config: &Config, mut threads: usize) -> anyhow::Result<Listeners> {
     if let Some(activated) = from_systemd()? {
-        return Ok(activated.with_threads(threads));
+        return Ok(activated.with_threads(threads, config.uses_sockets()));
     }
     let host = config.listen_host.as_deref();
     let mut tcp = Vec::new();
@@ -61,7 +61,7 @@ fn bind_here(config: &Config, mut threads: usize) -> anyhow::Result<Listeners> {
     if config.udp_port != 0 {
         let host = config.udp_listen_host.as_deref().or(host);
         let addresses = addresses(host, config.udp_port)?;
-        threads = fitting(threads, addresses.len());
+        threads = fitting(threads, addresses.len(), config.uses_sockets());
         for _ in 0..threads {
             let mut sockets = Vec::new();
             for address in &addresses {
@@ -73,14 +73,15 @@ fn bind_here(config: &Config, mut threads: usize) -> anyhow::Result<Listeners> {
             udp.push(sockets);
         }
     }
-    threads = fitting(threads, 0);
+    threads = fitting(threads, 0, config.uses_sockets());
     Ok(Listeners { tcp, udp, threads })
 }
 
 /// As many threads as the dataplane's first message has room for: for each a tun queue and its UDP
-/// sockets.
-fn fitting(threads: usize, udp_sockets: usize) -> usize {
-    threads.min(MAX_FDS / (1 + udp_sockets)).max(1)
+/// sockets, with `xdp-sockets` its frames too, and one program for all.
+fn fitting(threads: usize, udp_sockets: usize, past_stack: bool) -> usize {
+    let (own, common) = if past_stack { (2, 1) } else { (1, 0) };
+    threads.min((MAX_FDS - common) / (own + udp_sockets)).max(1)
 }
 
 /// Addresses of `listen-host`; all of IPv4 and IPv6 without it.
@@ -127,8 +128,8 @@ struct Activated {
 
 impl Activated {
     /// One descriptor of each handed-over UDP socket per thread. The first thread reads it.
-    fn with_threads(self, threads: usize) -> Listeners {
-        let threads = fitting(threads, self.udp.len());
+    fn with_threads(self, threads: usize, past_stack: bool) -> Listeners {
+        let threads = fitting(threads, self.udp.len(), past_stack);
         let udp = (0..threads)
             .map(|_| {
                 self.udp
@@ -174,9 +175,11 @@ mod tests {
 
     #[test]
     fn the_dataplanes_sockets_fit_one_message() {
-        assert_eq!(fitting(2, 2), 2);
-        assert_eq!(fitting(500, 2), 84);
-        assert_eq!(fitting(500, 0), 253);
-        assert_eq!(fitting(8, 1000), 1);
+        assert_eq!(fitting(2, 2, false), 2);
+        assert_eq!(fitting(500, 2, false), 84);
+        assert_eq!(fitting(500, 0, false), 253);
+        assert_eq!(fitting(8, 1000, false), 1);
+        assert_eq!(fitting(500, 2, true), 63);
+        assert_eq!(fitting(500, 0, true), 126);
     }
 }

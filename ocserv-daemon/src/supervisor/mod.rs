@@ -29,6 +29,7 @@ pub mod scripts;
 mod secmod_link;
 mod setup;
 mod shards;
+mod socket_link;
 mod start;
 mod state;
 pub mod stats;

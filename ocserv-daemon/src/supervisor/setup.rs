@@ -128,7 +128,7 @@ impl Supervisor {
             auth_timeout: self.config.auth_timeout,
             try_mtu_discovery: self.config.try_mtu_discovery,
             dtls_psk: self.config.dtls_psk,
-            kernel_path: self.kernel.is_some(),
+            kernel_path: self.opens_in_kernel(),
             log_level: self.logging.level,
             max_connections: u32::try_from(self.client_limit()).unwrap_or(u32::MAX),
         }

@@ -249,6 +249,7 @@ fn build(
         last_order: 0,
         devices: Vec::new(),
         absent_devices: Vec::new(),
+        sockets: Default::default(),
         ticket_key: Secret::new(key),
         events,
         listeners,

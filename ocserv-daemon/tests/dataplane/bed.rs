@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use ocserv_common::replay::ReplayWindow;
 use ocserv_daemon::dataplane;
 use ocserv_daemon::ipc::channel::Channel;
-use ocserv_daemon::ipc::dataplane::{FromDataplane, SessionParams, ToDataplane};
+use ocserv_daemon::ipc::dataplane::{FRAME_SIZE, FromDataplane, SessionParams, ToDataplane};
 use ocserv_daemon::ipc::ids::{GateId, Slot};
 use ocserv_daemon::ipc::packet::Frame;
 use ocserv_daemon::logging;
@@ -29,6 +29,7 @@ use ocserv_sys::seqpacket;
 use ocserv_sys::shared_map::{Backing, SharedSessions};
 use ocserv_sys::tun::TunDevice;
 use ocserv_sys::udp;
+use ocserv_sys::xsk::FrameMemory;
 use tempfile::NamedTempFile;
 
 use super::packets::client_hello;
@@ -80,7 +81,7 @@ pub fn ip(arguments: &str) {
 }
 
 /// Waits until `holds`.
-pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < DEADLINE, "not in time: {what}");
@@ -103,6 +104,8 @@ pub struct Bed {
     channel: Option<Channel>,
     child: Option<Child>,
     try_mtu_discovery: bool,
+    /// By thread, for sockets past the stack; empty: there are none.
+    pub frames: Vec<FrameMemory>,
     log: NamedTempFile,
     /// Of gate 1, for sessions that a test opens without one.
     gate: OnceCell<Link>,
@@ -115,15 +118,21 @@ impl Bed {
 
     /// With `try-mtu-discovery` as told.
     pub fn with_discovery(try_mtu_discovery: bool) -> Self {
-        Self::with(try_mtu_discovery, false)
+        Self::with(try_mtu_discovery, false, Vec::new())
     }
 
     /// All threads have the same socket, as if a service manager had handed it over.
     pub fn with_one_socket() -> Self {
-        Self::with(false, true)
+        Self::with(false, true, Vec::new())
     }
 
-    fn with(try_mtu_discovery: bool, one_socket: bool) -> Self {
+    /// With memory for sockets past the stack.
+    pub fn with_frames() -> Self {
+        let frames = (0..THREADS).map(|_| FrameMemory::create(256, FRAME_SIZE).unwrap());
+        Self::with(false, false, frames.collect())
+    }
+
+    fn with(try_mtu_discovery: bool, one_socket: bool, frames: Vec<FrameMemory>) -> Self {
         let mut tun = TunDevice::create("vpnt0", THREADS).unwrap();
         tun.set_mtu(1500).unwrap();
         tun.set_up().unwrap();
@@ -154,6 +163,7 @@ impl Bed {
             channel: None,
             child: None,
             try_mtu_discovery,
+            frames,
             log: NamedTempFile::new().unwrap(),
             gate: OnceCell::new(),
         };
@@ -185,12 +195,19 @@ impl Bed {
             kernel_maps: false,
             try_mtu_discovery: self.try_mtu_discovery,
             costs: None,
+            sockets: !self.frames.is_empty(),
+            tun_ifindex: 0,
             log_level: 0,
         };
         let mut fds = Vec::new();
+        let mut frames = self.frames.iter();
         for (queue, socket) in self.tun.queues().iter().zip(&self.sockets) {
             fds.extend([queue.as_fd(), socket.as_fd()]);
+            fds.extend(frames.next().map(AsFd::as_fd));
         }
+        // Nobody asks it for a way: no packet comes by these sockets.
+        let route = std::fs::File::open("/dev/null").unwrap();
+        fds.extend((!self.frames.is_empty()).then(|| route.as_fd()));
         self.tell(&setup, &fds);
         let shard = ToDataplane::ShardAdded { index: 0 };
         self.tell(&shard, &[self.shared_fd.as_fd()]);
@@ -224,7 +241,7 @@ impl Bed {
         std::fs::read_to_string(self.log.path()).unwrap()
     }
 
-    fn tell(&self, message: &ToDataplane, fds: &[BorrowedFd<'_>]) {
+    pub fn tell(&self, message: &ToDataplane, fds: &[BorrowedFd<'_>]) {
         let channel = self.channel.as_ref().unwrap();
         self.runtime.block_on(channel.send(message, fds)).unwrap();
     }

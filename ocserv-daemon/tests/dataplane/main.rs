@@ -5,6 +5,7 @@
 
 mod bed;
 mod packets;
+mod past_sockets;
 mod super_packets;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -25,7 +26,7 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 17] = [
         ("packets_pass_both_ways", packets_pass_both_ways),
         (
             "forged_replayed_and_foreign_packets_are_counted",
@@ -76,6 +77,14 @@ fn main() {
         (
             "no_segment_of_a_super_packet_waits_for_the_next_packet",
             super_packets::no_segment_waits_for_the_next_packet,
+        ),
+        (
+            "sockets_past_the_stack_are_served_until_they_are_gone",
+            past_sockets::are_served_until_they_are_gone,
+        ),
+        (
+            "sockets_of_other_kinds_are_refused",
+            past_sockets::of_other_kinds_are_refused,
         ),
     ];
     let wanted = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));

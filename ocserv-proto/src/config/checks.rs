@@ -57,14 +57,32 @@ pub(super) fn check_global(
 }
 
 /// Keys without effect because of others.
-pub(super) fn idle_keys(config: &Config, default: &VhostDraft, source: &str) -> Option<Message> {
-    let key = "xdp-lan-interface";
-    let idle = !config.xdp_lan_interfaces.is_empty() && config.xdp_forward != XdpForward::Direct;
-    idle.then(|| {
+pub(super) fn idle_keys(config: &Config, default: &VhostDraft, source: &str) -> Vec<Message> {
+    let is_direct = config.xdp_forward == XdpForward::Direct;
+    let needs_direct = "has a meaning only with 'xdp-forward = direct'";
+    let idle = [
+        (
+            "xdp-lan-interface",
+            !config.xdp_lan_interfaces.is_empty() && !is_direct,
+            needs_direct,
+        ),
+        (
+            "xdp-sockets",
+            config.xdp_sockets && !is_direct,
+            needs_direct,
+        ),
+        (
+            "xdp-max-record",
+            config.xdp_max_record.is_some() && config.uses_sockets(),
+            "has no meaning with 'xdp-sockets = true', which takes records of every length",
+        ),
+    ];
+    let warning = |(key, _, why)| {
         let place = default.place(source, &[key]);
-        let why = "has a meaning only with 'xdp-forward = direct'";
         Message::warning(format!("{place}: '{key}': {why}"))
-    })
+    };
+    let idle = idle.into_iter().filter(|(_, is_idle, _)| *is_idle);
+    idle.map(warning).collect()
 }
 
 /// One vhost, with its draft for the places of its keys.

@@ -257,5 +257,6 @@ pub(super) fn default_config() -> Config {
         xdp_forward: XdpForward::Stack,
         xdp_lan_interfaces: Vec::new(),
         xdp_max_record: None,
+        xdp_sockets: false,
     }
 }

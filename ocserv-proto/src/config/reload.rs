@@ -50,6 +50,7 @@ impl Config {
             xdp_forward => "xdp-forward",
             xdp_lan_interfaces => "xdp-lan-interface",
             xdp_max_record => "xdp-max-record",
+            xdp_sockets => "xdp-sockets",
         );
         for vhost in &mut self.vhosts {
             if let Some(old) = old

@@ -119,6 +119,16 @@ pub struct Config {
     /// Largest record that it takes, header included, bytes; larger ones go to user space. `None`: as
     /// costs on this machine say.
     pub xdp_max_record: Option<u32>,
+    /// Packets of sessions pass through user space past the host's stack, by `AF_XDP` sockets
+    /// ([`XdpForward::Direct`] only, see [`Config::uses_sockets`]).
+    pub xdp_sockets: bool,
+}
+
+impl Config {
+    /// Whether sockets past the stack are wanted, and have their place.
+    pub fn uses_sockets(&self) -> bool {
+        self.xdp_sockets && self.xdp_forward == XdpForward::Direct && self.xdp != XdpMode::Off
+    }
 }
 
 /// Settings of one virtual host (scopes V, V! and, in `user`, VU).

@@ -38,12 +38,14 @@ pub struct DatapathInfo {
     /// Packets of the open sessions that user space dropped, by reason.
     pub user_drops: Vec<(String, u64)>,
     /// Where `max_record` comes from: `fixed` by the configuration, or `auto`, or `not measured` where that
-    /// failed; `none` where it is off.
+    /// failed; `sockets` where those take them instead; `none` where it is off.
     pub limit: String,
     /// Largest records by direction and by how close they follow each other, bytes.
     pub limits: Vec<(String, u64)>,
     /// What packets cost, ns, where that decides about the limits.
     pub costs: Vec<(String, u64)>,
+    /// Sockets past the host's stack; `None` where `xdp-sockets` is off.
+    pub sockets: Option<SocketTraffic>,
 }
 
 /// A program inside the kernel.
@@ -64,6 +66,17 @@ pub struct DatapathDevice {
     pub role: String,
     /// How the program is attached: `native`, `generic` or `tc`.
     pub mode: String,
+}
+
+/// What passes by sockets past the host's stack. The packets are those of the user path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketTraffic {
+    /// Sockets that packets come by.
+    pub count: u64,
+    /// Packets from clients that the kernel path handed to them, authentic or not.
+    pub rx_packets: u64,
+    /// Packets to clients that it handed to them.
+    pub tx_packets: u64,
 }
 
 /// Inner packets of one path.

@@ -43,6 +43,11 @@ pub fn text(info: &DatapathInfo) -> String {
     counts(&mut rows, "Kernel drops:", &info.kernel_drops);
     rows.line("").line("User path:");
     traffic(&mut rows, &info.user);
+    if let Some(sockets) = &info.sockets {
+        rows.number("Sockets", sockets.count);
+        rows.number("Socket RX packets", sockets.rx_packets);
+        rows.number("Socket TX packets", sockets.tx_packets);
+    }
     counts(&mut rows, "User drops:", &info.user_drops);
     rows.finish()
 }
@@ -114,6 +119,10 @@ pub fn json(info: &DatapathInfo) -> String {
         .number("User TX packets", user.tx_packets)
         .text("User TX", &bytes(user.tx_bytes))
         .number("raw_user_tx", user.tx_bytes);
+    let sockets = info.sockets.unwrap_or_default();
+    object.number("Sockets", sockets.count);
+    object.number("Socket RX packets", sockets.rx_packets);
+    object.number("Socket TX packets", sockets.tx_packets);
     object.object("User drops", &by_reason(&info.user_drops));
     object.finish()
 }
@@ -151,6 +160,8 @@ fn by_reason(counts: &[(String, u64)]) -> Object {
 
 #[cfg(test)]
 mod tests {
+    use ocserv_proto::control::SocketTraffic;
+
     use super::*;
 
     fn counts(list: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -206,6 +217,7 @@ mod tests {
             limit: "auto".to_owned(),
             limits: counts(&[("From clients", 512), ("To clients", 1530)]),
             costs: counts(&[("Kernel, 64 bytes", 860)]),
+            sockets: None,
         }
     }
 
@@ -305,6 +317,30 @@ mod tests {
     }
 
     #[test]
+    fn sockets_where_there_may_be_some() {
+        let mut info = on();
+        assert!(!text(&info).contains("Socket"));
+        info.sockets = Some(SocketTraffic {
+            count: 4,
+            rx_packets: 30,
+            tx_packets: 20,
+        });
+        let expected = concat!(
+            "\tTX: 12.6 KB\n",
+            "\tSockets: 4\n",
+            "\tSocket RX packets: 30\n",
+            "\tSocket TX packets: 20\n",
+            "\n",
+            "User drops:\n",
+        );
+        assert!(text(&info).contains(expected), "{}", text(&info));
+        let parsed: serde_json::Value = serde_json::from_str(&json(&info)).unwrap();
+        let number = |key: &str| parsed[key].as_u64().unwrap();
+        let numbers = ["Sockets", "Socket RX packets", "Socket TX packets"].map(number);
+        assert_eq!(numbers, [4, 30, 20]);
+    }
+
+    #[test]
     fn json_of_a_path_that_is_on() {
         let expected = concat!(
             "  {\n",
@@ -338,6 +374,9 @@ mod tests {
             "    \"User TX packets\":  9,\n",
             "    \"User TX\":  \"12.6 KB\",\n",
             "    \"raw_user_tx\":  12600,\n",
+            "    \"Sockets\":  0,\n",
+            "    \"Socket RX packets\":  0,\n",
+            "    \"Socket TX packets\":  0,\n",
             "    \"User drops\":\t{\"source\":  0, \"too big\":  4}\n",
             "  }\n",
         );

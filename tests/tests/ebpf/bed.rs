@@ -113,6 +113,7 @@ impl Bed {
             limits: RecordLimits::fixed(MAX_RECORD),
             direct: false,
             tun_ifindex: 1,
+            sockets: false,
         };
         change(&mut options);
         let mut kernel = KernelPath::load(options)?;
@@ -173,6 +174,15 @@ impl Bed {
         let found = self.kernel.ebpf_mut().program(program);
         let found: &Xdp = found.context("no such program")?.try_into()?;
         run(found, frame, None)
+    }
+
+    /// The same for a frame that came by this queue of a device.
+    pub fn xdp_by(&mut self, program: &str, frame: &[u8], device: u32, queue: u32) -> Result<Ran> {
+        let found = self.kernel.ebpf_mut().program(program);
+        let found: &Xdp = found.context("no such program")?.try_into()?;
+        // `struct xdp_md`.
+        let context = [0, frame.len() as u32, 0, device, queue, 0].map(u32::to_ne_bytes);
+        run(found, frame, Some(&context.concat()))
     }
 
     /// Runs a TC program once on a packet that the host forwards.

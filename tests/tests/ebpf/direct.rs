@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use ocserv_common::kernel::Counted;
+use ocserv_daemon::kernel_path::Options;
 
 use crate::bed::{Bed, FLOW4, FLOW6, PASS, Ran, XDP_REDIRECT, client_channel, now_ms};
 use crate::net::{HOST_MAC, LAN_MAC, alone, ifindex, ip};
@@ -10,14 +11,20 @@ use crate::packets::{self, Client, bare, checksum, ethernet, inner, pseudo_heade
 use crate::seal;
 
 /// The device that frames of the test harness come by: loopback.
-const INGRESS: u32 = 1;
+pub const INGRESS: u32 = 1;
 
 /// A session with direct forwarding.
 pub fn bed(flow: (&str, &str)) -> Result<Bed> {
+    bed_with(flow, |_| {})
+}
+
+/// The same with other options.
+pub fn bed_with(flow: (&str, &str), change: impl FnOnce(&mut Options)) -> Result<Bed> {
     let tun_ifindex = ifindex("tun0")?;
     let mut bed = Bed::with(|options| {
         options.direct = true;
         options.tun_ifindex = tun_ifindex;
+        change(options);
     })?;
     bed.ifindex = ifindex("wan")?;
     bed.kernel.allow_direct(ifindex("wan")?)?;
@@ -51,7 +58,7 @@ pub fn lan_frame(packet: &[u8]) -> Vec<u8> {
 }
 
 /// The same with a used-up TTL or hop limit.
-fn at_its_last_hop(mut packet: Vec<u8>, left: u8) -> Vec<u8> {
+pub fn at_its_last_hop(mut packet: Vec<u8>, left: u8) -> Vec<u8> {
     if packet[0] >> 4 == 6 {
         packet[7] = left;
         return packet;
@@ -64,7 +71,7 @@ fn at_its_last_hop(mut packet: Vec<u8>, left: u8) -> Vec<u8> {
 }
 
 /// A packet with a router alert, which each router looks at.
-fn with_options(from: &str, to: &str) -> Vec<u8> {
+pub fn with_options(from: &str, to: &str) -> Vec<u8> {
     let mut packet = bare(from, to, 60);
     packet[0] = 0x46;
     packet[20..24].copy_from_slice(&[0x94, 4, 0, 0]);
@@ -75,7 +82,7 @@ fn with_options(from: &str, to: &str) -> Vec<u8> {
 }
 
 /// The same in IPv6.
-fn with_hop_by_hop(from: &str, to: &str) -> Vec<u8> {
+pub fn with_hop_by_hop(from: &str, to: &str) -> Vec<u8> {
     let mut packet = bare(from, to, 80);
     packet[6] = 0;
     packet[40..48].copy_from_slice(&[58, 0, 5, 2, 0, 0, 1, 0]);

@@ -14,5 +14,6 @@ mod race;
 mod rekey;
 mod replay;
 mod seal;
+mod sockets;
 mod source;
 mod tc;

@@ -44,7 +44,7 @@ impl Bed {
             shared.add(shard, &memory, Backing::Memfd).unwrap();
         }
         Self {
-            worker: Worker::new((0, 1), (no_tun, vec![port]), None, reports),
+            worker: Worker::new((0, 1), (no_tun, vec![port]), None, None, reports),
             clients,
             shared: Arc::new(shared),
             _reports: received,

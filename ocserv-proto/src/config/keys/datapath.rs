@@ -29,6 +29,7 @@ pub(super) static KEYS: &[Key] = &[
     key("xdp-max-record", |c, v| {
         put(&mut c.xdp_max_record, max_record(v))
     }),
+    key("xdp-sockets", |c, v| put(&mut c.xdp_sockets, v.boolean())),
 ];
 
 /// Longest name of a network device, bytes (`IFNAMSIZ` less its final zero).

@@ -12,6 +12,7 @@ fn defaults() {
     assert_eq!((c.xdp, c.xdp_forward), (XdpMode::Auto, XdpForward::Stack));
     assert!(c.xdp_interfaces.is_empty() && c.xdp_lan_interfaces.is_empty());
     assert_eq!(c.xdp_max_record, None);
+    assert!(!c.xdp_sockets && !c.uses_sockets());
 }
 
 #[test]
@@ -28,12 +29,14 @@ fn values() {
     let c = config(
         "xdp-interface = eth0\nxdp-interface = abcdefghijklmno\nxdp-interface = eth0\n\
          xdp-forward = Direct\nxdp-lan-interface = eth1.7\nxdp-lan-interface = br-lan\n\
-         xdp-max-record = 43",
+         xdp-max-record = 43\nxdp-sockets = true",
     );
     assert_eq!(c.xdp_interfaces, ["eth0", "abcdefghijklmno"]);
     assert_eq!(c.xdp_forward, XdpForward::Direct);
     assert_eq!(c.xdp_lan_interfaces, ["eth1.7", "br-lan"]);
     assert_eq!(c.xdp_max_record, Some(43));
+    assert!(c.xdp_sockets && c.uses_sockets());
+    assert!(!config("xdp-forward = direct\nxdp-sockets = false").uses_sockets());
     let largest = format!("xdp-max-record = {MAX_RECORD}");
     assert_eq!(config(&largest).xdp_max_record, Some(MAX_RECORD));
     assert_eq!(warnings(&largest), [""; 0]);
@@ -122,6 +125,31 @@ fn devices_of_the_lan_need_direct() {
 }
 
 #[test]
+fn sockets_need_direct_and_take_all_lengths() {
+    let sockets = "xdp-sockets = true";
+    let warning =
+        "warning: t.conf:9: 'xdp-sockets': has a meaning only with 'xdp-forward = direct'";
+    for text in [sockets, "xdp-sockets = true\nxdp-forward = stack"] {
+        assert_eq!(warnings(text), [warning]);
+        assert!(!config(text).uses_sockets());
+    }
+    let direct = "xdp-sockets = true\nxdp-forward = direct";
+    assert_eq!(warnings(direct), [""; 0]);
+    assert!(!config(&format!("{direct}\nxdp = off")).uses_sockets());
+    assert_eq!(warnings("xdp-sockets = false"), [""; 0]);
+    let lengths = "warning: t.conf:11: 'xdp-max-record': has no meaning with 'xdp-sockets = true', \
+                   which takes records of every length";
+    assert_eq!(
+        warnings(&format!("{direct}\nxdp-max-record = 600")),
+        [lengths]
+    );
+    assert_eq!(
+        warnings(&format!("{direct}\nxdp-max-record = auto")),
+        [""; 0]
+    );
+}
+
+#[test]
 fn tc_knows_no_direct_way() {
     let both = "xdp = tc\nxdp-forward = direct";
     let first = "error: 'xdp = tc' has no 'xdp-forward = direct'";
@@ -138,6 +166,7 @@ fn they_are_global_and_fixed_at_start() {
         "xdp-forward",
         "xdp-lan-interface",
         "xdp-max-record",
+        "xdp-sockets",
     ];
     for name in names {
         let key = keys::find(name).unwrap();
@@ -149,7 +178,7 @@ fn they_are_global_and_fixed_at_start() {
     let old = config("");
     let mut new = config(
         "xdp = off\nxdp-interface = eth0\nxdp-forward = direct\nxdp-lan-interface = eth1\n\
-         xdp-max-record = 600",
+         xdp-max-record = 600\nxdp-sockets = true",
     );
     assert_eq!(Config::changed_fixed_keys(&old, &new), names);
     new.keep_fixed_keys(&old);

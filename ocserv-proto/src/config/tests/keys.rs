@@ -34,13 +34,14 @@ U iroute explicit-ipv4 explicit-ipv6 hostname
 ";
 
 /// Our own additions.
-const OWN: [&str; 6] = [
+const OWN: [&str; 7] = [
     "sessions-per-gate",
     "xdp",
     "xdp-interface",
     "xdp-forward",
     "xdp-lan-interface",
     "xdp-max-record",
+    "xdp-sockets",
 ];
 
 #[test]
