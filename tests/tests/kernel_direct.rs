@@ -208,25 +208,10 @@ fn without_native_mode_packets_pass_the_stack_by_too() {
     });
 }
 
-/// Puts a bridge, which has no XDP of its own, between the gateway and its lan.
-fn bridge_the_lan(bed: &Bed) -> Result<()> {
-    for line in [
-        "link add bridge0 type bridge",
-        "address flush dev lan0",
-        "link set lan0 master bridge0",
-        "link set bridge0 up",
-        "address add 10.20.0.1/24 dev bridge0",
-        "address add fd20::1/64 dev bridge0 nodad",
-    ] {
-        bed.gateway().ip(line)?;
-    }
-    Ok(())
-}
-
 #[test]
 fn a_lan_device_that_takes_no_programs_is_reached_by_the_stack() {
     scenario(|bed| {
-        bridge_the_lan(bed)?;
+        bed.bridge_lan()?;
         let config = config(bed)
             .set("xdp", "native")
             .set("xdp-lan-interface", "bridge0");
@@ -244,7 +229,7 @@ fn a_lan_device_that_takes_no_programs_is_reached_by_the_stack() {
 #[test]
 fn where_one_device_has_no_native_mode_none_has() {
     scenario(|bed| {
-        bridge_the_lan(bed)?;
+        bed.bridge_lan()?;
         let config = config(bed)
             .set("xdp", "auto")
             .set("xdp-lan-interface", "bridge0");

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc;
+use ocserv_tests::datapath::Datapath;
 use ocserv_tests::injection::{self, Stopped};
 use ocserv_tests::{Bed, Config, Login, Role, Server, process, scenario, traffic, wait};
 
@@ -151,6 +152,31 @@ fn the_dataplane_can_make_no_forbidden_call() {
             })
         },
     );
+}
+
+/// With sockets past the host's stack.
+fn with_sockets(config: Config) -> Config {
+    config
+        .set("xdp-forward", "direct")
+        .set("xdp-lan-interface", "lan0")
+        .set("xdp-sockets", "true")
+}
+
+fn wait_sockets(server: &Server) -> Result<()> {
+    wait::until_true("a socket on each of two devices", wait::LONG, || {
+        let sockets = Datapath::of(server).and_then(|now| now.number("Sockets"));
+        sockets.is_ok_and(|count| count == 2)
+    })
+}
+
+#[test]
+fn nor_can_a_dataplane_with_sockets() {
+    unharmed(with_sockets, |bed, server| {
+        wait_sockets(server)?;
+        each_process(Role::Dataplane, server, |pid| {
+            refuses_everything(bed, server, pid)
+        })
+    });
 }
 
 #[test]
@@ -310,6 +336,21 @@ fn the_dataplane_has_its_ports_queues_and_channels_only() {
         |config| config,
         |_, server| has_only(server, Role::Dataplane, &["udp bound", "/dev/net/tun"]),
     );
+}
+
+#[test]
+fn a_dataplane_with_sockets_has_these_and_one_program_too() {
+    unharmed(with_sockets, |_, server| {
+        wait_sockets(server)?;
+        // No table of `/proc` has sockets of AF_XDP.
+        let own = [
+            "udp bound",
+            "/dev/net/tun",
+            "unknown socket",
+            "anon_inode:bpf-prog",
+        ];
+        has_only(server, Role::Dataplane, &own)
+    });
 }
 
 /// Beginnings of the names of variables that gates and dataplane may have: settings of loader,
