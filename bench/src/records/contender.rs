@@ -29,19 +29,27 @@ pub enum Kind {
     OursKernel,
     /// Ours past the host's stack, `xdp-forward = direct`.
     OursDirect,
+    /// The same with sockets past the stack, `xdp-sockets = true`.
+    OursSockets,
 }
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Plain,
         Self::Reference,
         Self::OursUser,
         Self::OursKernel,
         Self::OursDirect,
+        Self::OursSockets,
     ];
     /// Ours, in the same order.
-    pub const OURS: [Self; 3] = [Self::OursUser, Self::OursKernel, Self::OursDirect];
+    pub const OURS: [Self; 4] = [
+        Self::OursUser,
+        Self::OursKernel,
+        Self::OursDirect,
+        Self::OursSockets,
+    ];
 
     /// As it stands in tables.
     pub const fn text(self) -> &'static str {
@@ -51,6 +59,7 @@ impl Kind {
             Self::OursUser => "ours, xdp = off",
             Self::OursKernel => "ours, xdp = auto",
             Self::OursDirect => "ours, xdp-forward = direct",
+            Self::OursSockets => "ours, xdp-sockets = true",
         }
     }
 
@@ -62,12 +71,16 @@ impl Kind {
             Self::OursUser => "off",
             Self::OursKernel => "auto",
             Self::OursDirect => "direct",
+            Self::OursSockets => "sockets",
         }
     }
 
     /// Whether the kernel path is on.
     pub const fn has_kernel_path(self) -> bool {
-        matches!(self, Self::OursKernel | Self::OursDirect)
+        matches!(
+            self,
+            Self::OursKernel | Self::OursDirect | Self::OursSockets
+        )
     }
 
     /// The program that it needs; plain forwarding takes any bed.
@@ -260,15 +273,17 @@ pub fn serve(
         Kind::Plain | Kind::Reference => config,
         Kind::OursUser => config.set("xdp", "off"),
         Kind::OursKernel => config.set("xdp", "auto"),
-        Kind::OursDirect => {
+        Kind::OursDirect | Kind::OursSockets => {
             // A veth takes what XDP sends only if its peer has NAPI.
             for end in [side.bed().client(0), side.bed().lan()] {
                 end.must("ethtool", &["-K", "eth0", "gro", "on"])?;
             }
+            let sockets = (kind == Kind::OursSockets).to_string();
             config
                 .set("xdp", "auto")
                 .set("xdp-forward", "direct")
                 .set("xdp-lan-interface", "lan0")
+                .set("xdp-sockets", &sockets)
         }
     };
     let server = side.start_on(cpus, &change(config))?;
