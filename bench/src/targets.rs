@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::records::{Case, Direction, Kind, Traffic};
 use crate::report::{Better, Report, digits};
 use crate::side::Certificate;
+use crate::stress::latency::Load;
 use crate::{logins, memory};
 
 /// What a session has at most of the reference's processor time, and of plain forwarding's.
@@ -37,6 +38,8 @@ const LOGINS: f64 = 2.0;
 /// Idle sessions, and what one shall have of the reference's memory.
 const SESSIONS: [usize; 2] = [100, 200];
 const MEMORY: f64 = 0.12;
+/// Delay of small packets beside bulk, 99th percentile.
+const DELAY: f64 = 0.3;
 
 const fn packets(
     sessions: usize,
@@ -74,6 +77,8 @@ pub struct Verdict {
     auto: Option<f64>,
     /// With `xdp-forward = direct`, where that makes a difference.
     direct: Option<f64>,
+    /// The same with `xdp-sockets = true`.
+    sockets: Option<f64>,
 }
 
 /// Compares a run with the aims. One that was not measured has no ratio.
@@ -99,6 +104,7 @@ pub fn judge(report: &Report) -> Vec<Verdict> {
                 limit,
                 auto: ratio(Kind::OursKernel),
                 direct: ratio(Kind::OursDirect),
+                sockets: ratio(Kind::OursSockets),
             });
         }
     }
@@ -109,6 +115,7 @@ pub fn judge(report: &Report) -> Vec<Verdict> {
             better,
             limit,
             direct: None,
+            sockets: None,
         });
     };
     for certificate in Certificate::ALL {
@@ -121,27 +128,49 @@ pub fn judge(report: &Report) -> Vec<Verdict> {
     for count in SESSIONS {
         add(memory::name_of_share(count), Better::Lower, MEMORY);
     }
+    for direction in [Direction::Up, Direction::Down] {
+        let latency = report.stress.latency.as_ref();
+        verdicts.push(Verdict {
+            name: format!(
+                "delay of small packets beside bulk, p99, {}",
+                direction.text()
+            ),
+            better: Better::Lower,
+            limit: DELAY,
+            auto: latency.and_then(|l| l.ratio(Load::Window, direction, Kind::OursKernel)),
+            direct: None,
+            sockets: None,
+        });
+    }
     verdicts
 }
 
 /// The table; nothing if nothing of it was measured.
 pub fn markdown(verdicts: &[Verdict]) -> String {
-    let is_measured = |verdict: &Verdict| verdict.auto.or(verdict.direct).is_some();
+    let is_measured = |verdict: &Verdict| {
+        verdict
+            .auto
+            .or(verdict.direct)
+            .or(verdict.sockets)
+            .is_some()
+    };
     if !verdicts.iter().any(is_measured) {
         return String::new();
     }
     let mut text =
         "\nTargets, as multiples of ocserv 1.1.6 unless it says otherwise:\n\n".to_owned();
-    text += "| | target | xdp = auto | | xdp-forward = direct | |\n|---|---:|---:|---|---:|---|\n";
+    text += "| | target | xdp = auto | | xdp-forward = direct | | xdp-sockets = true | |\n\
+             |---|---:|---:|---|---:|---|---:|---|\n";
     for verdict in verdicts {
         let _ = writeln!(
             text,
-            "| {} | {} {} | {} | {} |",
+            "| {} | {} {} | {} | {} | {} |",
             verdict.name,
             verdict.sign(),
             digits(verdict.limit),
             verdict.shown(verdict.auto),
-            verdict.shown(verdict.direct)
+            verdict.shown(verdict.direct),
+            verdict.shown(verdict.sockets)
         );
     }
     text
@@ -194,11 +223,11 @@ mod tests {
             let line = text.lines().find(|line| line.contains(name)).unwrap();
             line.rsplit_once(name).unwrap().1.to_owned()
         };
-        assert_eq!(row(&rsa), " | ≥ 2.00 | 2.000 | met | – |  |");
-        assert_eq!(row(&p256), " | ≥ 2.00 | 1.990 | MISSED | – |  |");
-        assert_eq!(row(&few), " | ≤ 0.12 | 0.120 | met | – |  |");
-        assert_eq!(row(&many), " | ≤ 0.12 | 0.121 | MISSED | – |  |");
+        assert_eq!(row(&rsa), " | ≥ 2.00 | 2.000 | met | – |  | – |  |");
+        assert_eq!(row(&p256), " | ≥ 2.00 | 1.990 | MISSED | – |  | – |  |");
+        assert_eq!(row(&few), " | ≤ 0.12 | 0.120 | met | – |  | – |  |");
+        assert_eq!(row(&many), " | ≤ 0.12 | 0.121 | MISSED | – |  | – |  |");
         let packets = row("CPU a packet, up, 1 session, 1 flow, 1400 B, of plain forwarding");
-        assert_eq!(packets, " | ≤ 1.30 | – |  | – |  |");
+        assert_eq!(packets, " | ≤ 1.30 | – |  | – |  | – |  |");
     }
 }

@@ -40,7 +40,7 @@ const WARM_UP: Duration = Duration::from_millis(200);
 
 /// How bulk comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-enum Load {
+pub enum Load {
     /// As fast as it arrives.
     Window,
     /// At the same rate through all gateways.
@@ -189,6 +189,16 @@ impl Latency {
         &mut self.rows[at]
     }
 
+    /// The 99th percentile of the small packets' delay as a multiple of the reference's. `None`: one of them was
+    /// not measured.
+    pub fn ratio(&self, load: Load, direction: Direction, kind: Kind) -> Option<f64> {
+        let p99 = |kind| {
+            let is_it = |row: &&Row| (row.load, row.direction, row.kind) == (load, direction, kind);
+            self.rows.iter().find(is_it)?.p99.median()
+        };
+        Some(p99(kind)? / p99(Kind::Reference)?)
+    }
+
     /// Delays, and what became of the packets.
     pub fn markdown(&self) -> String {
         let texts = [Load::Window, Load::Rate].map(|load| self.table(load));
@@ -205,12 +215,8 @@ impl Latency {
             INTERVAL.as_millis(),
             load.heading()
         );
-        let rows = || self.rows.iter().filter(|row| row.load == load);
-        for row in rows() {
-            let reference = rows()
-                .find(|other| other.kind == Kind::Reference && other.direction == row.direction);
-            let ratio = reference
-                .and_then(|reference| Some(digits(row.p99.median()? / reference.p99.median()?)));
+        for row in self.rows.iter().filter(|row| row.load == load) {
+            let ratio = self.ratio(load, row.direction, row.kind).map(digits);
             let _ = writeln!(
                 text,
                 "| {}, {} | {} | {} | {} | {} | {} | {} | {} |",
