@@ -60,7 +60,20 @@ pub(super) fn check_global(
 pub(super) fn idle_keys(config: &Config, default: &VhostDraft, source: &str) -> Vec<Message> {
     let is_direct = config.xdp_forward == XdpForward::Direct;
     let needs_direct = "has a meaning only with 'xdp-forward = direct'";
+    let is_off = config.xdp == XdpMode::Off;
+    let needs_xdp = "has no meaning with 'xdp = off'";
     let idle = [
+        (
+            "xdp-interface",
+            !config.xdp_interfaces.is_empty() && is_off,
+            needs_xdp,
+        ),
+        ("xdp-forward", is_direct && is_off, needs_xdp),
+        (
+            "xdp-forward",
+            is_direct && !is_off && config.xdp_lan_interfaces.is_empty(),
+            "forwards by no device: name those of the LAN with 'xdp-lan-interface'",
+        ),
         (
             "xdp-lan-interface",
             !config.xdp_lan_interfaces.is_empty() && !is_direct,

@@ -125,6 +125,21 @@ fn devices_of_the_lan_need_direct() {
 }
 
 #[test]
+fn keys_without_effect_are_told() {
+    let off = |key: &str, line: u32| {
+        format!("warning: t.conf:{line}: '{key}': has no meaning with 'xdp = off'")
+    };
+    let interface = off("xdp-interface", 10);
+    assert_eq!(warnings("xdp = off\nxdp-interface = eth0"), [interface]);
+    let forward = off("xdp-forward", 10);
+    let text = "xdp = off\nxdp-forward = direct\nxdp-lan-interface = eth1";
+    assert_eq!(warnings(text), [forward]);
+    let nowhere = "warning: t.conf:9: 'xdp-forward': forwards by no device: name those of the LAN \
+                   with 'xdp-lan-interface'";
+    assert_eq!(warnings("xdp-forward = direct"), [nowhere]);
+}
+
+#[test]
 fn sockets_need_direct_and_take_all_lengths() {
     let sockets = "xdp-sockets = true";
     let warning =
@@ -133,11 +148,11 @@ fn sockets_need_direct_and_take_all_lengths() {
         assert_eq!(warnings(text), [warning]);
         assert!(!config(text).uses_sockets());
     }
-    let direct = "xdp-sockets = true\nxdp-forward = direct";
+    let direct = "xdp-sockets = true\nxdp-forward = direct\nxdp-lan-interface = eth1";
     assert_eq!(warnings(direct), [""; 0]);
     assert!(!config(&format!("{direct}\nxdp = off")).uses_sockets());
     assert_eq!(warnings("xdp-sockets = false"), [""; 0]);
-    let lengths = "warning: t.conf:11: 'xdp-max-record': has no meaning with 'xdp-sockets = true', \
+    let lengths = "warning: t.conf:12: 'xdp-max-record': has no meaning with 'xdp-sockets = true', \
                    which takes records of every length";
     assert_eq!(
         warnings(&format!("{direct}\nxdp-max-record = 600")),
