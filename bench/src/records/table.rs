@@ -249,10 +249,10 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| up, 64 sessions, IMIX | 2000 | 20000 | – | 5000 | – |",
-                "| up, 64 sessions, IMIX | – | 0.25 | – | – | 2.50 | – |",
-                "| up, 64 sessions, IMIX | 100 | 100 | – | 100 | – |",
-                "| up, 64 sessions, IMIX | 50.0 | – |",
+                "| up, 64 sessions, IMIX | 2000 | 20000 | – | 5000 | – | – |",
+                "| up, 64 sessions, IMIX | – | 0.25 | – | – | – | 2.50 | – | – |",
+                "| up, 64 sessions, IMIX | 100 | 100 | – | 100 | – | – |",
+                "| up, 64 sessions, IMIX | 50.0 | – | – |",
             ]
         );
         let picture = table.svg("a machine").unwrap();
