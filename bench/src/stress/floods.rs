@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
@@ -19,6 +19,7 @@ use super::Options;
 use super::flood::{self, Ammunition, Form};
 use super::streams::{Lan, Outcome, Pace, Plan, Streams};
 use crate::Scale;
+use crate::cost;
 use crate::records::contender::{Contender, Kind};
 use crate::records::cores::{self, Meter};
 use crate::records::{Direction, raise_file_limit};
@@ -149,6 +150,9 @@ fn measure_all(
                 let text = trouble.text();
                 let pair = Pair::take(contender, trouble, scale)
                     .with_context(|| format!("{text}, {}", kind.text()))?;
+                if matches!(trouble, Trouble::Churn | Trouble::Silent) {
+                    rest(contender)?;
+                }
                 let floods = report.stress.floods.get_or_insert_default();
                 let line = floods.row(trouble, kind).add(&pair);
                 report.progress(&format!(
@@ -157,6 +161,29 @@ fn measure_all(
                 ));
             }
         }
+    }
+    Ok(())
+}
+
+/// Waits until a server has nothing more to do of its own trouble: a process for each connection goes on
+/// beside the next contender otherwise.
+fn rest(contender: &Contender) -> Result<()> {
+    /// As `/proc` counts: two ticks of a hundredth of a second.
+    const IDLE: Duration = Duration::from_millis(20);
+    const SPAN: Duration = Duration::from_millis(500);
+    const LIMIT: Duration = Duration::from_secs(60);
+    let Some(server) = contender.server() else {
+        return Ok(());
+    };
+    let begun = Instant::now();
+    let mut spent = cost::processor_time(server.pid())?;
+    while begun.elapsed() < LIMIT {
+        thread::sleep(SPAN);
+        let now = cost::processor_time(server.pid())?;
+        if now.saturating_sub(spent) <= IDLE {
+            return Ok(());
+        }
+        spent = now;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use ocserv_common::kernel::{MAX_SOCKET_FRAME, address};
 use ocserv_daemon::kernel_path::{DeviceRole, Mode};
 use ocserv_sys::xsk::{self, FrameMemory};
 
-use crate::bed::{Bed, FLOW4, FLOW6, FORWARDED, PASS, SkbFields, XDP_REDIRECT, now_ms};
+use crate::bed::{Bed, DROP, FLOW4, FLOW6, FORWARDED, PASS, SkbFields, XDP_REDIRECT, now_ms};
 use crate::direct::{
     self, INGRESS, at_its_last_hop, bed_with, lan_frame, with_hop_by_hop, with_options,
 };
@@ -371,7 +371,7 @@ fn sixteen_devices_have_sockets() {
 /// Asks how a packet goes on: by which device, and with which addresses.
 fn ask(bed: &mut Bed, question: RouteFrame) -> Result<Option<(u32, Vec<u8>)>> {
     let ran = bed.xdp("xdp_route", &question.to_bytes())?;
-    assert_eq!(ran.verdict, XDP_DROP, "a live run injects nothing");
+    assert_eq!(ran.verdict, DROP, "a live run injects nothing");
     let bytes = ran.packet.as_slice().try_into().context("another length")?;
     let answer = RouteFrame::from_bytes(bytes);
     let (found, egress, macs) = (answer.found, answer.egress, answer.macs);
