@@ -13,7 +13,6 @@ use crate::direct::{
     self, INGRESS, at_its_last_hop, bed_with, lan_frame, with_hop_by_hop, with_options,
 };
 use crate::net::{HOST_MAC, LAN_MAC, ROUTER_MAC, WAN_MAC, alone, ifindex, ip as ip_lines};
-use crate::open::is_left;
 use crate::packets::{Client, bare, checksum, inner, ip, pseudo_header};
 use crate::seal;
 
@@ -433,7 +432,8 @@ fn the_way_of_an_inner_packet_is_told() {
             assert_eq!(ask(&mut bed, long)?, *expected, "{len}");
         }
         let cut_off = &long.to_bytes()[..RouteFrame::LEN - 1];
-        assert!(is_left(&bed.xdp("xdp_route", cut_off)?, cut_off));
+        let ran = bed.xdp("xdp_route", cut_off)?;
+        assert!(ran.verdict == DROP && ran.packet == cut_off);
         // A rule for one TOS and port alone.
         ip_lines("rule add from 10.9.0.5 tos 0x10 dport 53 blackhole")?;
         let mut marked = question("10.9.0.5", "10.20.0.2", tun)?;
